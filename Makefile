@@ -1,0 +1,79 @@
+# Every target with a `##` line shows up in `make help`.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PORT ?= 8000
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+GPU := $(shell [ -e /dev/nvidiactl ] && echo yes)
+BUILD := $(if $(GPU),cuda,cpu)
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+LOCKED := --no-deps --require-hashes
+TORCH_CPU := torch==2.13.0+cpu
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+
+export PYTHONPATH := $(CURDIR)/code
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
+
+# --- setting up -------------------------------------------------------------------------------------------------
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/service: code/requirements/$(BUILD).txt | $(BIN)/python
+	@echo "Installing the service on vLLM's $(BUILD) build (about 3 minutes, once) ..."
+ifeq ($(BUILD),cpu)
+	$(PIP) install --progress-bar on $(TORCH_CPU) || $(PIP) install --progress-bar on --extra-index-url $(TORCH_INDEX) $(TORCH_CPU)
+endif
+	$(PIP) install --progress-bar on $(LOCKED) -r $<
+	touch $@
+
+$(VENV)/dev: tests/requirements.txt infra/requirements.txt $(VENV)/service
+	@echo "Installing what tests and checks need (about 1 minute, once) ..."
+	$(PIP) install $(LOCKED) -r tests/requirements.txt
+	$(PIP) install $(LOCKED) -r infra/requirements.txt
+	touch $@
+
+.PHONY: setup
+setup: $(VENV)/dev ## Install everything for running and developing
+
+# --- running ----------------------------------------------------------------------------------------------------
+
+.PHONY: run
+run: $(VENV)/service ## Run the service here on :8000 (PORT=8010, ARGS='--model PATH ...')
+	@$(BIN)/python -m chatbot_llm.hello --port $(PORT) & \
+	  exec $(BIN)/python -m chatbot_llm --port $(PORT) $(ARGS)
+
+# --- testing ----------------------------------------------------------------------------------------------------
+
+.PHONY: test
+test: $(VENV)/dev ## Run every test that can run here, real engine included
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: test-fast
+test-fast: $(VENV)/dev ## Run the tests that need no engine
+	$(BIN)/python -m pytest tests/unit $(ARGS)
+
+.PHONY: check
+check: $(VENV)/dev ## Lint, types, dependencies
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: lock
+lock: ## Make the lock files again from the .in files (needs uv)
+	cd code/requirements && uv pip compile -q --generate-hashes --no-header --python-version 3.11 --overrides cpu.overrides.txt \
+	  --no-emit-package torch $(LOCK_ARGS) cpu.in -o cpu.txt
+	for lock in tests infra; do uv pip compile -q --generate-hashes --no-header --python-version 3.11 --no-emit-package torch \
+	  -c code/requirements/cpu.txt $(LOCK_ARGS) $$lock/requirements.in -o $$lock/requirements.txt; done
+
+.PHONY: clean
+clean: ## Remove what this Makefile made
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache

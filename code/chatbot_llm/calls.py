@@ -1,0 +1,102 @@
+"""One request to the engine, as an object every room can hold.
+
+A `Call` has one inbox. Whoever has news for the request puts it there, from any thread: admission grants a slot, the
+engine puts chunks or a result, the watcher puts an end. One thread, the request's own, reads. Ending a request early
+is one act everywhere: `abort(cause)`.
+"""
+
+import queue
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+Kind = Literal["chat", "completion", "tokenize", "detokenize"]
+
+
+class Cause(StrEnum):
+    """Why a request ended before the model was done."""
+
+    DEADLINE = "deadline"
+    DISCONNECT = "disconnect"
+    DRAIN = "drain"
+
+
+class Signal(StrEnum):
+    GRANTED = "granted"
+    END = "end"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A whole answer: HTTP status and JSON body."""
+
+    status: int
+    body: bytes
+
+
+Item = Result | bytes | Signal | Cause
+
+
+@dataclass(eq=False)
+class Call:
+    """A request on its way. `deadline` is on the clock of `time.monotonic`, in seconds."""
+
+    kind: Kind
+    body: dict[str, Any]
+    deadline: float
+    request_id: str = ""
+    trace: dict[str, str] = field(default_factory=dict)
+    id: str = ""
+    #: The engine's own: the parsed body, and whatever it wants to find again.
+    prepared: Any = None
+    context: Any = None
+    arrived: float = field(default_factory=time.monotonic)
+    granted_at: float | None = None
+    first_at: float | None = None
+    cause: Cause | None = None
+    usage: dict[str, int] = field(default_factory=dict)
+    timing: dict[str, float] = field(default_factory=dict)
+    inbox: "queue.SimpleQueue[Item]" = field(default_factory=queue.SimpleQueue)
+    on_abort: Callable[[Cause], None] | None = None
+    done: bool = False
+
+    def __post_init__(self) -> None:
+        # Two callers may send the same x-request-id: the engine must still tell them apart.
+        suffix = uuid.uuid4().hex[:12]
+        self.id = f"{self.request_id}-{suffix}" if self.request_id else suffix
+
+    @property
+    def stream(self) -> bool:
+        return bool(self.body.get("stream"))
+
+    def put(self, item: Item) -> None:
+        self.inbox.put(item)
+
+    def abort(self, cause: Cause) -> None:
+        """End the request early. The first cause counts; the engine answers with what it has."""
+        if self.done or self.cause is not None:
+            return
+        self.cause = cause
+        if self.on_abort is not None:
+            self.on_abort(cause)
+        else:
+            self.put(cause)
+
+    def next(self) -> Item:
+        """Block for the next item. The watcher guarantees that one comes."""
+        return self.inbox.get()
+
+    def more(self, first: bytes) -> tuple[bytes, Item | None]:
+        """Join to `first` every chunk that is already here; also the item that ended the joining, if any."""
+        chunks = [first]
+        while True:
+            try:
+                item = self.inbox.get_nowait()
+            except queue.Empty:
+                return b"".join(chunks), None
+            if not isinstance(item, bytes):
+                return b"".join(chunks), item
+            chunks.append(item)

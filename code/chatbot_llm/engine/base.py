@@ -1,0 +1,169 @@
+"""What the app may ask of any engine, and the states an engine goes through.
+
+    NEW -> LOADING -> READY -> STOPPED
+               \\--------\\--> FAILED      (never comes back: the process must end)
+
+An engine owns its threads and processes. It takes a `Call`, and puts the answer into it: either one `Result`, or
+chunks of a server-sent event stream followed by END. It never blocks the caller of `submit`.
+Nothing here may import Flask, gunicorn or vllm.
+"""
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from chatbot_llm.calls import Call
+from chatbot_llm.errors import Unavailable
+
+
+class State(StrEnum):
+    NEW = "new"
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+class Phase(StrEnum):
+    """The parts of a cold start, in order."""
+
+    LISTEN = "listen"
+    IMPORT = "import"
+    CONFIG = "config"
+    SPAWN = "spawn"
+    WEIGHTS = "weights"
+    KV_CACHE = "kv_cache"
+    COMPILE = "compile"
+    WARM_UP = "warm_up"
+
+
+@dataclass(frozen=True)
+class Status:
+    """A moment's view of the engine. Times are seconds."""
+
+    state: State
+    phase: Phase | None
+    phase_s: float
+    total_s: float
+    reason: str = ""
+    phases: Mapping[str, float] | None = None
+
+
+class Engine(ABC):
+    """Base of all engines: the state machine, the phase clock and the waiting."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._state = State.NEW
+        self._reason = ""
+        self._phase: Phase | None = None
+        self._phase_since = 0.0
+        self._began = 0.0
+        self._phases: dict[str, float] = {}
+        self._listeners: list[Callable[[State], None]] = []
+
+    # what the app calls
+
+    def start(self) -> None:
+        """Begin loading and return at once. Further calls, from any thread, change nothing."""
+        with self._changed:
+            if self._state is not State.NEW:
+                return
+            self._state = State.LOADING
+            self._began = time.monotonic()
+        self._load()
+
+    def wait(self, timeout: float | None = None) -> Status:
+        """Block until loading is over or `timeout` seconds have passed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._state not in (State.NEW, State.LOADING), timeout)
+        return self.status()
+
+    def status(self) -> Status:
+        with self._changed:
+            now = time.monotonic()
+            loading = self._state is State.LOADING
+            return Status(
+                state=self._state,
+                phase=self._phase if loading else None,
+                phase_s=round(now - self._phase_since, 3) if loading and self._phase else 0.0,
+                total_s=round(now - self._began, 3) if self._began else 0.0,
+                reason=self._reason,
+                phases=dict(self._phases),
+            )
+
+    def on_change(self, listener: Callable[[State], None]) -> None:
+        """Call `listener(state)` after READY, FAILED or STOPPED is reached, in the engine's thread."""
+        self._listeners.append(listener)
+
+    @abstractmethod
+    def models(self) -> list[dict[str, Any]]:
+        """The served models as OpenAI model cards; the first is the default."""
+
+    @abstractmethod
+    def version(self) -> dict[str, str]:
+        """Versions of the engine and what it runs on."""
+
+    @abstractmethod
+    def prepare(self, call: Call) -> None:
+        """Check `call.body` without running it. Raises BadRequest. Runs in the caller's thread."""
+
+    @abstractmethod
+    def submit(self, call: Call) -> None:
+        """Run a prepared call; the answer goes into `call`. Raises Unavailable when the engine is not ready."""
+
+    @abstractmethod
+    def stop(self, timeout: float = 5.0) -> None:
+        """End every thread and process of the engine, in-flight calls included, within about `timeout` seconds."""
+
+    # what an engine calls
+
+    @abstractmethod
+    def _load(self) -> None:
+        """Begin loading in the background."""
+
+    def _enter(self, phase: Phase) -> None:
+        """Close the running phase and open the next."""
+        with self._changed:
+            self._close_phase()
+            self._phase, self._phase_since = phase, time.monotonic()
+
+    def _close_phase(self) -> None:
+        if self._phase is not None:
+            spent = time.monotonic() - self._phase_since
+            self._phases[self._phase] = round(self._phases.get(self._phase, 0.0) + spent, 3)
+        self._phase = None
+
+    def _become(self, state: State, reason: str = "") -> None:
+        """Move to a final or ready state; FAILED and STOPPED are never left."""
+        with self._changed:
+            if self._state in (State.FAILED, State.STOPPED):
+                return
+            self._close_phase()
+            self._state, self._reason = state, reason
+            self._changed.notify_all()
+        for listener in self._listeners:
+            listener(state)
+
+    def require_ready(self) -> None:
+        status = self.status()
+        if status.state is not State.READY:
+            raise Unavailable(f"the engine is {status.state}: {status.reason or 'not ready'}", code="engine_unavailable")
+
+
+def looks_degenerate(text: str) -> str:
+    """Why generated `text` is garbage, or "" when it is not.
+
+    Qwen GPTQ-Int4 in float16 without the Marlin kernel is known to answer "!!!!!!" (vllm#14126): NaN logits make
+    token 0, which is "!", win every time.
+    """
+    words = text.strip()
+    if not words:
+        return "the engine generated no text"
+    if len(words) >= 6 and len(set(words)) == 1:
+        return f"the engine generated only {words[0]!r}"
+    return ""

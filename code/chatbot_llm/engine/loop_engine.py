@@ -1,0 +1,243 @@
+"""An engine that lives on an event loop in one background thread: all that is the same for the real and the scripted.
+
+Requests cross over with `call_soon_threadsafe`; answers come back through the call's inbox. Whatever happens to a
+request, its inbox gets an END. Nothing here imports vllm.
+"""
+
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import os
+import threading
+from abc import abstractmethod
+from collections.abc import AsyncGenerator
+
+import psutil
+
+from chatbot_llm.calls import Call, Cause, Result, Signal
+from chatbot_llm.engine.base import Engine, State, looks_degenerate
+from chatbot_llm.errors import ApiError, UsageError, envelope, sse_event
+from chatbot_llm.settings import Settings
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks at the engine's health.
+WATCH_S = 0.25
+#: Seconds between two pings of the engine's loop.
+PING_S = 5.0
+#: Tries, 0.1 s apart, to make the engine hand over what it has.
+CUT_TRIES = 20
+
+
+class LoopEngine(Engine):
+    """Runs calls as tasks of one event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._settings = settings
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._halt: asyncio.Event | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # what an engine of this kind brings
+
+    @abstractmethod
+    async def _open(self, stack: contextlib.AsyncExitStack) -> None:
+        """Make the engine ready; what must be undone goes on `stack`."""
+
+    @abstractmethod
+    async def _answer(self, call: Call) -> Result | AsyncGenerator[str, None]:
+        """Run a prepared call: a whole answer, or server-sent events ready to send. Raises for errors."""
+
+    @abstractmethod
+    async def _cut_short(self, call: Call) -> None:
+        """Make the running call finish now with what it has."""
+
+    @abstractmethod
+    def _mark_cut(self, chunk: str) -> bytes:
+        """Render a chunk of a call that was cut short: its finish reason is `length`."""
+
+    def _account(self, call: Call) -> None:
+        """Fill in `call.usage` after a stream; the engine may not know it."""
+
+    @abstractmethod
+    def _death(self) -> str:
+        """Why the engine is dead, or ""."""
+
+    @abstractmethod
+    async def _ping(self) -> None:
+        """Return when the engine's own loop has turned once."""
+
+    @abstractmethod
+    def _explain(self, error: Exception) -> ApiError:
+        """What a caller is told about an exception of the engine."""
+
+    # the thread
+
+    def _load(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=self._new_loop) as runner:
+                runner.run(self._live())
+        except (Exception, SystemExit) as error:
+            reason = str(error) or type(error).__name__
+            if not isinstance(error, UsageError):
+                log.error("the engine failed: %s", reason, exc_info=error)
+            self._become(State.FAILED, reason)
+
+    def _new_loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.new_event_loop()
+
+    async def _live(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._halt = asyncio.Event()
+        async with contextlib.AsyncExitStack() as stack:
+            await self._open(stack)
+            if self._settings.self_test:
+                await self._self_test()
+            # What loading left behind lives as long as the process: keep the collector from walking it.
+            gc.collect()
+            gc.freeze()
+            self._become(State.READY)
+            reason = await self._guard()
+            if reason:
+                self._become(State.FAILED, reason)
+            for task in list(self._tasks):
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=WATCH_S)
+            if reason:
+                kill_children()
+
+    async def _self_test(self) -> None:
+        """Generate a few words; raises RuntimeError when they are garbage."""
+        body = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 16}
+        call = Call("chat", {**body, "temperature": 0}, deadline=float("inf"), request_id="self-test")
+        self.prepare(call)
+        await self._serve(call)
+        result = call.next()
+        if not isinstance(result, Result) or result.status != 200:
+            raise RuntimeError(f"the self-test failed: {result!r:.500}")
+        text = json.loads(result.body)["choices"][0]["message"]["content"] or ""
+        if problem := looks_degenerate(text):
+            raise RuntimeError(
+                f"{problem}: on a T4 set VLLM_MARLIN_INPUT_DTYPE=int8, or pass --linear-backend exllama "
+                "(README, Troubleshooting)"
+            )
+
+    async def _guard(self) -> str:
+        """Watch the engine until told to stop (""), or until it is dead or silent (the reason)."""
+        assert self._halt is not None
+        ping: asyncio.Task[None] | None = None
+        looks = 0
+        while True:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._halt.wait(), WATCH_S)
+                return ""
+            if reason := self._death():
+                return f"the engine died: {reason}"
+            # Looks are counted, not seconds: a frozen process must not take its own sleep for the engine's.
+            looks += 1
+            if ping is None:
+                if looks * WATCH_S >= PING_S:
+                    ping, looks = asyncio.ensure_future(self._ping()), 0
+            elif ping.done():
+                if error := ping.exception():
+                    return f"the engine died: {error}"
+                ping, looks = None, 0
+            elif looks * WATCH_S >= self._settings.hang_s:
+                return f"the engine has not answered for {self._settings.hang_s:g} s"
+
+    # one call
+
+    def submit(self, call: Call) -> None:
+        self.require_ready()
+        assert self._loop is not None
+
+        def begin() -> None:
+            task = asyncio.ensure_future(self._serve(call))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            call.on_abort = lambda cause: self._abort(call, task, cause)
+            if call.cause is not None:
+                self._abort(call, task, call.cause)
+
+        self._loop.call_soon_threadsafe(begin)
+
+    def _abort(self, call: Call, task: "asyncio.Task[None]", cause: Cause) -> None:
+        """End one request, from any thread: silently for a client that has gone, else with what it has."""
+        loop = self._loop
+        with contextlib.suppress(RuntimeError):  # the loop is closed: so is the call
+            if loop is not None and cause is Cause.DISCONNECT:
+                loop.call_soon_threadsafe(task.cancel)
+            elif loop is not None:
+                loop.call_soon_threadsafe(lambda: asyncio.ensure_future(self._cut(call, task)))
+
+    async def _cut(self, call: Call, task: "asyncio.Task[None]") -> None:
+        # Before the prompt is rendered the engine knows nothing of the call, hence the tries.
+        for _ in range(CUT_TRIES):
+            await self._cut_short(call)
+            done, _pending = await asyncio.wait({task}, timeout=0.1)
+            if done:
+                return
+        task.cancel()
+
+    async def _serve(self, call: Call) -> None:
+        """Run one call to its end. Whatever happens, the call's inbox gets an END."""
+        begun = False
+        try:
+            answer = await self._answer(call)
+            if isinstance(answer, Result):
+                call.put(answer)
+                return
+            async with contextlib.aclosing(answer):
+                async for chunk in answer:
+                    begun = True
+                    call.put(chunk.encode() if call.cause is None else self._mark_cut(chunk))
+            self._account(call)
+        except asyncio.CancelledError:
+            now = self.status()
+            failed = now.state in (State.FAILED, State.STOPPED)
+            text = now.reason or ("the engine was stopped" if failed else "the request was ended before an answer")
+            _fail(call, begun, ApiError(text, status=500 if failed else 504, code="engine_error"))
+        except ApiError as error:
+            _fail(call, begun, error)
+        except Exception as error:
+            told = self._explain(error)
+            if told.status >= 500:
+                log.error("request %s failed in the engine: %s", call.id, told.message)
+            _fail(call, begun, told)
+        finally:
+            call.put(Signal.END)
+
+    # the end
+
+    def stop(self, timeout: float = 5.0) -> None:
+        self._become(State.STOPPED)
+        loop, halt = self._loop, self._halt
+        if loop is not None and halt is not None:
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(halt.set)
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+        kill_children()
+
+
+def _fail(call: Call, begun: bool, error: ApiError) -> None:
+    told = envelope(error.status, error.message, param=error.param, code=error.code, **error.extra)
+    call.put(sse_event(told) if begun else Result(error.status, json.dumps(told).encode()))
+
+
+def kill_children() -> None:
+    """Kill every descendant of this process: no process of an engine outlives it."""
+    family = psutil.Process(os.getpid()).children(recursive=True)
+    for child in family:
+        with contextlib.suppress(psutil.Error):
+            child.kill()
+    psutil.wait_procs(family, timeout=1)

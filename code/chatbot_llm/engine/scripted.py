@@ -1,0 +1,177 @@
+"""An engine that answers from a script: the double for tests that need no model.
+
+It shares thread, loop, watching and aborting with the real engine; only the words are made up. A test in `tests/engine`
+asks both the same and compares the shapes. The script is JSON (`CHATBOT_SCRIPT`); a request may bring its own under
+the key `script`, which wins:
+
+    text     the words of every answer, one word a token (repeated up to max_tokens when `loop` is true)
+    load_s   seconds of loading          fail_load  a reason: loading fails
+    first_s  seconds to the first token  token_s    seconds between tokens
+    burst    tokens put per turn of the loop (1)
+    die_s    the engine dies this long after it became ready
+    hang_s   the engine's loop stops this long after it became ready
+"""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from chatbot_llm.calls import Call, Cause, Result
+from chatbot_llm.engine.base import Phase
+from chatbot_llm.engine.loop_engine import LoopEngine
+from chatbot_llm.errors import ApiError, BadRequest, UsageError
+from chatbot_llm.settings import Settings
+
+NAME = "scripted"
+CONTEXT_TOKENS = 8192
+_TEXT = "The capital of France is Paris. This answer was written in a script and not by a model."
+
+
+class ScriptedEngine(LoopEngine):
+    """Answers in the shapes of vLLM's OpenAI server."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        try:
+            self._script: dict[str, Any] = json.loads(settings.script)
+        except ValueError as error:
+            raise UsageError(f"CHATBOT_SCRIPT is not JSON: {error}") from error
+        self._ready_at = 0.0
+        self._cut: dict[str, asyncio.Event] = {}
+
+    async def _open(self, stack: contextlib.AsyncExitStack) -> None:
+        for phase in (Phase.IMPORT, Phase.CONFIG, Phase.WEIGHTS, Phase.KV_CACHE, Phase.WARM_UP):
+            self._enter(phase)
+            await asyncio.sleep(self._script.get("load_s", 0) / 5)
+        if reason := self._script.get("fail_load"):
+            raise RuntimeError(reason)
+        self._ready_at = time.monotonic()
+
+    def models(self) -> list[dict[str, Any]]:
+        return [
+            {"id": NAME, "object": "model", "created": 0, "owned_by": "chatbot-llm", "max_model_len": CONTEXT_TOKENS}
+        ]
+
+    def version(self) -> dict[str, str]:
+        return {"engine": "scripted"}
+
+    def prepare(self, call: Call) -> None:
+        body = call.body
+        if call.kind == "chat":
+            messages = body.get("messages")
+            if not isinstance(messages, list) or not messages:
+                raise BadRequest("messages: must be a list with at least one message", param="messages")
+            if not all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in messages):
+                raise BadRequest("messages: every message needs a role", param="messages")
+            prompt = " ".join(str(message.get("content")) for message in messages)
+        else:
+            prompt = body.get("prompt", body.get("tokens"))
+            if not isinstance(prompt, str | list):
+                raise BadRequest("prompt: must be a string", param="prompt")
+            prompt = str(prompt)
+        limit = body.get("max_completion_tokens", body.get("max_tokens", 16))
+        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+            raise BadRequest("max_tokens: must be an integer of at least 1", param="max_tokens")
+        tokens = len(prompt.split())
+        if tokens + limit > CONTEXT_TOKENS:
+            raise BadRequest(
+                f"This model's maximum context length is {CONTEXT_TOKENS} tokens; the request asks for {tokens + limit}",
+                param="max_tokens",
+                code="context_length_exceeded",
+            )
+        call.prepared = {"limit": limit, "prompt_tokens": tokens, **self._script, **(body.get("script") or {})}
+
+    async def _answer(self, call: Call) -> Result | AsyncGenerator[str, None]:
+        if call.kind in ("tokenize", "detokenize"):
+            return Result(200, json.dumps({"count": call.prepared["prompt_tokens"], "tokens": []}).encode())
+        self._cut[call.id] = asyncio.Event()
+        if call.stream:
+            return self._events(call)
+        words = [word async for burst in self._words(call) for word in burst]
+        return Result(200, json.dumps(self._whole(call, words)).encode())
+
+    async def _words(self, call: Call) -> AsyncGenerator[list[str], None]:
+        """Bursts of tokens until the script, max_tokens or an abort ends them."""
+        script, cut = call.prepared, self._cut[call.id]
+        words = str(script.get("text", _TEXT)).split(" ")
+        total = script["limit"] if script.get("loop") else min(script["limit"], len(words))
+        burst, wait = int(script.get("burst", 1)), script.get("first_s", 0)
+        try:
+            for start in range(0, total, burst):
+                if wait:
+                    with contextlib.suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(cut.wait(), wait)
+                elif start % 256 == 0:
+                    await asyncio.sleep(0)
+                if cut.is_set():
+                    return
+                wait = script.get("token_s", 0)
+                span = range(start, min(start + burst, total))
+                call.usage = {"prompt_tokens": script["prompt_tokens"], "completion_tokens": span.stop}
+                yield [(" " if at else "") + words[at % len(words)] for at in span]
+        finally:
+            self._cut.pop(call.id, None)
+
+    async def _events(self, call: Call) -> AsyncGenerator[str, None]:
+        chat = call.kind == "chat"
+        head = self._head(call, "chat.completion.chunk" if chat else "text_completion")
+
+        def event(choice: dict[str, Any]) -> str:
+            return f"data: {json.dumps({**head, 'choices': [{'index': 0, 'logprobs': None, **choice}]})}\n\n"
+
+        if chat:
+            yield event({"delta": {"role": "assistant", "content": ""}, "finish_reason": None})
+        async for burst in self._words(call):
+            for word in burst:
+                yield event({"delta": {"content": word}, "finish_reason": None} if chat else {"text": word})
+        finish = {"finish_reason": self._finish(call)}
+        yield event({"delta": {}, **finish} if chat else {"text": "", **finish})
+        if (call.body.get("stream_options") or {}).get("include_usage"):
+            yield f"data: {json.dumps({**head, 'choices': [], 'usage': _usage(call)})}\n\n"
+        yield "data: [DONE]\n\n"
+
+    def _whole(self, call: Call, words: list[str]) -> dict[str, Any]:
+        text, finish = "".join(words), self._finish(call)
+        choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish}
+        if call.kind == "chat":
+            choice["message"] = {"role": "assistant", "content": text}
+        else:
+            choice["text"] = text
+        kind = "chat.completion" if call.kind == "chat" else "text_completion"
+        return {**self._head(call, kind), "choices": [choice], "usage": _usage(call)}
+
+    def _head(self, call: Call, kind: str) -> dict[str, Any]:
+        prefix = "chatcmpl" if call.kind == "chat" else "cmpl"
+        return {"id": f"{prefix}-{call.id}", "object": kind, "created": int(time.time()), "model": NAME}
+
+    def _finish(self, call: Call) -> str:
+        script = call.prepared
+        ended = script.get("loop") or len(str(script.get("text", _TEXT)).split(" ")) > script["limit"]
+        return "length" if ended or call.cause in (Cause.DEADLINE, Cause.DRAIN) else "stop"
+
+    async def _cut_short(self, call: Call) -> None:
+        if event := self._cut.get(call.id):
+            event.set()
+
+    def _mark_cut(self, chunk: str) -> bytes:
+        return chunk.encode()
+
+    def _death(self) -> str:
+        after = self._script.get("die_s")
+        return "the script says so" if after is not None and time.monotonic() - self._ready_at > after else ""
+
+    async def _ping(self) -> None:
+        after = self._script.get("hang_s")
+        if after is not None and time.monotonic() - self._ready_at > after:
+            await asyncio.sleep(3600)
+
+    def _explain(self, error: Exception) -> ApiError:
+        return ApiError("the engine could not answer this request", code="engine_error")
+
+
+def _usage(call: Call) -> dict[str, int]:
+    usage = call.usage or {"prompt_tokens": call.prepared["prompt_tokens"], "completion_tokens": 0}
+    return {**usage, "total_tokens": sum(usage.values())}

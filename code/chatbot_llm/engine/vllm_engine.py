@@ -1,0 +1,241 @@
+"""vLLM inside this process: the ONLY file that imports vllm (0.32.0; a drift test fails when its names move).
+
+vLLM's `AsyncLLM` and its own OpenAI serving objects do the work: its pydantic models parse and render the protocol, so
+nothing of it is written by hand here. vLLM is imported in the engine's thread, never at import of this file.
+"""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from chatbot_llm import models, profiles
+from chatbot_llm.calls import Call, Result
+from chatbot_llm.engine.base import Phase
+from chatbot_llm.engine.loop_engine import LoopEngine
+from chatbot_llm.engine.phases import Listener
+from chatbot_llm.errors import ApiError, BadRequest, UsageError
+from chatbot_llm.settings import Settings
+
+#: Longest message about a refused request, characters: pydantic repeats what it was given.
+MAX_MESSAGE = 1000
+
+
+class VllmEngine(LoopEngine):
+    """vLLM with `argv` in the form of `vllm serve`'s flags."""
+
+    def __init__(self, settings: Settings, argv: Sequence[str] = ()) -> None:
+        super().__init__(settings)
+        self._argv = list(argv)
+        self._client: Any = None
+        self._serving: Any = None
+        self._cards: list[dict[str, Any]] = []
+
+    def _new_loop(self) -> asyncio.AbstractEventLoop:
+        import uvloop
+
+        return uvloop.new_event_loop()
+
+    async def _open(self, stack: contextlib.AsyncExitStack) -> None:
+        """Import vLLM, parse its flags, start its engine process, and make its serving objects."""
+        profile = profiles.pick(self._settings.profile)
+        profiles.environment(profile)
+        argv = self._resolve(profiles.arguments(profile, self._argv))
+        listener = Listener(self._enter, self._settings.log_level)
+        stack.callback(listener.close)
+        self._enter(Phase.IMPORT)
+        from starlette.datastructures import State as Bag
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+        from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client_from_engine_args
+        from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+        from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+        self._enter(Phase.CONFIG)
+        args = _parse(make_arg_parser(FlexibleArgumentParser(prog="chatbot_llm")), argv)
+        try:
+            validate_parsed_serve_args(args)
+            engine_args = AsyncEngineArgs.from_cli_args(args)
+        except (TypeError, ValueError) as error:
+            raise UsageError(str(error)) from error
+        self._enter(Phase.SPAWN)
+        self._client = await stack.enter_async_context(build_async_engine_client_from_engine_args(engine_args))
+        self._enter(Phase.WARM_UP)
+        bag = Bag()
+        await init_app_state(self._client, bag, args, await self._client.get_supported_tasks())
+        if getattr(bag, "openai_serving_chat", None) is None:
+            raise UsageError(f"{args.model} cannot generate text: pass a chat model as --model")
+        self._serving = bag
+        shown = await bag.openai_serving_models.show_available_models()
+        self._cards = [_card(card) for card in shown.data]
+
+    def _resolve(self, argv: list[str]) -> list[str]:
+        """Put the model's folder in place of its name, and name it for clients."""
+        name = profiles.value_of(argv, "--model")
+        if name is None:
+            raise UsageError("no model: pass --model PATH or NAME")
+        model = models.locate(name, self._settings.model_dir, self._settings.cache_dir)
+        argv = [*argv, "--model", model.path]
+        if "--served-model-name" not in profiles.given(argv):
+            argv += ["--served-model-name", *model.names]
+        return argv
+
+    def models(self) -> list[dict[str, Any]]:
+        return [dict(card) for card in self._cards]
+
+    def version(self) -> dict[str, str]:
+        loaded = {name: sys.modules.get(name) for name in ("vllm", "torch", "transformers")}
+        return {"engine": "vllm"} | {
+            name: str(getattr(module, "__version__", "not loaded yet")) for name, module in loaded.items()
+        }
+
+    def prepare(self, call: Call) -> None:
+        from pydantic import ValidationError
+        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+        from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+        from vllm.entrypoints.serve.tokenize.protocol import (
+            DetokenizeRequest,
+            TokenizeChatRequest,
+            TokenizeCompletionRequest,
+        )
+        from vllm.exceptions import VLLMError
+
+        shapes: dict[str, Any] = {
+            "chat": ChatCompletionRequest,
+            "completion": CompletionRequest,
+            "tokenize": TokenizeChatRequest if "messages" in call.body else TokenizeCompletionRequest,
+            "detokenize": DetokenizeRequest,
+        }
+        try:
+            call.prepared = shapes[call.kind].model_validate(call.body)
+        except ValidationError as error:
+            raise _refusal(error) from None
+        except (VLLMError, ValueError, TypeError) as error:
+            raise self._explain(error) from None
+
+    async def _answer(self, call: Call) -> Result | AsyncGenerator[str, None]:
+        from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+
+        raw = _raw_request(call)
+        bag = self._serving
+        if call.kind == "chat":
+            answer = await bag.openai_serving_chat.create_chat_completion(call.prepared, raw)
+        elif call.kind == "completion":
+            answer = await bag.openai_serving_completion.create_completion(call.prepared, raw)
+        elif call.kind == "tokenize":
+            answer = await bag.serving_tokenization.create_tokenize(call.prepared, raw)
+        else:
+            answer = await bag.serving_tokenization.create_detokenize(call.prepared, raw)
+        if isinstance(answer, ErrorResponse):
+            raise _told(answer.error.code, answer.error.message, answer.error.param)
+        if hasattr(answer, "__aiter__"):
+            call.context = raw
+            streamed: AsyncGenerator[str, None] = answer
+            return streamed
+        _note(call, getattr(answer, "usage", None), getattr(answer, "metrics", None))
+        for choice in getattr(answer, "choices", None) or ():
+            if choice.finish_reason == "abort":
+                choice.finish_reason = "length"
+        return Result(200, answer.model_dump_json().encode())
+
+    def _account(self, call: Call) -> None:
+        metadata = getattr(call.context.state, "request_metadata", None)
+        _note(call, getattr(metadata, "final_usage_info", None), None)
+
+    async def _cut_short(self, call: Call) -> None:
+        if call.kind == "chat":
+            await self._client.abort(f"chatcmpl-{call.id}")
+        elif call.kind == "completion":
+            prompts = call.prepared.prompt
+            many = len(prompts) if isinstance(prompts, list) else 1
+            await self._client.abort([f"cmpl-{call.id}-{index}" for index in range(many)])
+
+    def _mark_cut(self, chunk: str) -> bytes:
+        # Quotes inside generated text are escaped, so this matches the field alone.
+        return chunk.replace('"finish_reason":"abort"', '"finish_reason":"length"').encode()
+
+    def _death(self) -> str:
+        return str(self._client.dead_error) if self._client.errored else ""
+
+    async def _ping(self) -> None:
+        await self._client.is_paused()
+
+    def _explain(self, error: Exception) -> ApiError:
+        from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        if isinstance(error, EngineDeadError):
+            return ApiError("the engine died while answering; send the request again", code="engine_error")
+        told = create_error_response(error).error
+        message = told.message if told.code < 500 else "the engine could not answer this request"
+        return _told(told.code, message, told.param)
+
+
+def _parse(parser: Any, argv: list[str]) -> Any:
+    """Parse vLLM's flags. Raises UsageError with argparse's own sentence instead of leaving the process."""
+
+    def complain(message: str) -> None:
+        raise UsageError(message)
+
+    parser.error = complain
+    return parser.parse_args(argv)
+
+
+def _card(card: Any) -> dict[str, Any]:
+    shown: dict[str, Any] = card.model_dump(mode="json", include={"id", "object", "created", "owned_by", "max_model_len"})
+    return shown
+
+
+def _raw_request(call: Call) -> Any:
+    """What vLLM may know of the HTTP request: its id and its trace, nothing else of its headers."""
+    from starlette.requests import Request
+
+    headers = {"x-request-id": call.id, **call.trace}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/",
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
+    return Request(scope)
+
+
+def _note(call: Call, usage: Any, metrics: Any) -> None:
+    """Keep what the request log wants to know."""
+    if usage is not None:
+        call.usage = {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens or 0}
+    if metrics is not None:
+        call.timing = {
+            name.removesuffix("_time_ms").removesuffix("_ms"): value
+            for name, value in metrics.model_dump(exclude_none=True).items()
+            if name in ("time_to_first_token_ms", "generation_time_ms", "queue_time_ms")
+        }
+
+
+def _told(status: int, message: str, param: str | None) -> ApiError:
+    """vLLM's error as ours; OpenAI clients look for `context_length_exceeded` to shorten and try again."""
+    too_long = param in ("input_tokens", "input_text") or "maximum context length" in message or (
+        param in ("max_tokens", "max_completion_tokens") and "max_model_len" in message
+    )
+    code = "context_length_exceeded" if too_long else ("engine_error" if status >= 500 else None)
+    return ApiError(message[:MAX_MESSAGE], status=int(status), param=param, code=code)
+
+
+def _refusal(error: Any) -> BadRequest:
+    """The first problem pydantic found, as a sentence."""
+    problem = error.errors(include_url=False, include_input=False)[0]
+    cause = problem.get("ctx", {}).get("error")
+    message = str(cause or problem["msg"]).removeprefix("Value error, ")
+    path = ".".join(str(part) for part in problem["loc"] if "[" not in str(part))
+    param = getattr(cause, "parameter", None) or path or None
+    return BadRequest(f"{param}: {message}"[:MAX_MESSAGE] if path else message[:MAX_MESSAGE], param=param)
+
+
+def print_flags() -> None:
+    """Print every flag of vLLM's serve command."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    make_arg_parser(FlexibleArgumentParser(prog="python -m chatbot_llm")).print_help()

@@ -1,0 +1,81 @@
+"""Errors a caller may see, all in the OpenAI envelope.
+
+    ChatbotError
+    +- UsageError                wrong flag or setting: ends the process
+    +- ApiError                  answered as {"error": {message, type, param, code}}
+       +- BadRequest        400
+       +- Overloaded        429  Retry-After
+       +- Unavailable       503  Retry-After: loading, draining, engine dead
+
+A message says what to change and never holds a header, a key or a traceback.
+"""
+
+import json
+from typing import Any
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+
+
+class ChatbotError(Exception):
+    """Base of this project's errors."""
+
+
+class UsageError(ChatbotError):
+    """A flag or a setting is wrong; the message says which and what it must be."""
+
+
+class ApiError(ChatbotError):
+    """An answer that is an error. `retry_after` is in whole seconds; `extra` joins the error object."""
+
+    status = 500
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: int | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status or self.status
+        self.param = param
+        self.code = code
+        self.retry_after = retry_after
+        self.extra = extra or {}
+
+    def envelope(self) -> dict[str, Any]:
+        return envelope(self.status, self.message, param=self.param, code=self.code, **self.extra)
+
+
+class BadRequest(ApiError):
+    status = 400
+
+
+class Overloaded(ApiError):
+    status = 429
+
+
+class Unavailable(ApiError):
+    status = 503
+
+
+def envelope(
+    status: int, message: str, *, param: str | None = None, code: str | None = None, **extra: Any
+) -> dict[str, Any]:
+    """The OpenAI error object for an HTTP status."""
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code, **extra}}
+
+
+def sse_event(error: dict[str, Any]) -> bytes:
+    """An error inside a stream that has begun, and the end of that stream."""
+    return b"data: " + json.dumps(error, ensure_ascii=False).encode() + b"\n\ndata: [DONE]\n\n"

@@ -1,0 +1,112 @@
+"""FC's event call: `POST /invoke`, from the console's "Test", `s invoke`, the SDK and event triggers.
+
+FC hands over the event as bytes and gives back the body alone: status and headers are lost. So an event becomes one
+request to the same routes, and an error's body also names its status. Accepted events:
+
+    {"messages": [...], ...}                     what POST /chat takes
+    {"prompt": "...", ...}                       what POST /generate takes
+    {"path": "/v1/models", "method": "GET", "headers": {...}, "body": ...}      any HTTP request;
+        also "httpMethod" or FC's "rawPath" + "requestContext"; "body" is a string, an object,
+        or base64 with "isBase64Encoded": true
+"""
+
+import base64
+import binascii
+import json
+from typing import Any
+
+from flask import Blueprint, Flask, Response, request
+from werkzeug.test import EnvironBuilder
+
+from chatbot_llm import limits
+from chatbot_llm.errors import BadRequest
+from chatbot_llm.guard import EVENT
+
+HINT = (
+    "this event is not one this function understands; send "
+    '{"messages": [{"role": "user", "content": "Hello"}]} for a chat, '
+    '{"prompt": "Hello", "max_tokens": 16} for a raw completion, or '
+    '{"path": "/v1/models", "method": "GET"} for any other route'
+)
+_METHODS = ("GET", "POST", "HEAD", "OPTIONS")
+#: Longest path of an event, characters (FC: path and query, 4 KB).
+MAX_PATH = 4096
+
+
+def blueprint(app: Flask) -> Blueprint:
+    """The route `/invoke`, which calls the other routes of `app`."""
+    events = Blueprint("events", __name__)
+
+    @events.post("/invoke")
+    def invoke() -> Response:
+        """Run one event as one request."""
+        method, path, headers, body = read_event(request.get_data())
+        kept = {name: value for name, value in request.headers if name.lower() in ("x-request-id", "x-fc-request-id")}
+        try:
+            builder = EnvironBuilder(path=path, method=method, headers={**kept, **headers}, data=body)
+            environ = builder.get_environ()
+        except (ValueError, TypeError, UnicodeError):
+            raise BadRequest("the event's path, method or headers cannot be made into a request") from None
+        environ |= {key: value for key, value in request.environ.items() if key.startswith("gunicorn.")}
+        environ[EVENT] = True
+        with app.request_context(environ):
+            response = app.full_dispatch_request()
+        return _name_status(response)
+
+    return events
+
+
+def read_event(raw: bytes) -> tuple[str, str, dict[str, str], bytes]:
+    """(method, path, headers, body) of an event. Raises BadRequest with a hint for anything else."""
+    if not raw.strip():
+        raise BadRequest(HINT, code="unknown_event")
+    event = limits.read_json(raw)
+    if "messages" in event:
+        return "POST", "/chat", {"content-type": "application/json"}, raw
+    if "prompt" in event:
+        return "POST", "/generate", {"content-type": "application/json"}, raw
+    context = event.get("requestContext")
+    http = context.get("http") if isinstance(context, dict) else None
+    http = http if isinstance(http, dict) else {}
+    path = event.get("path") or event.get("rawPath") or http.get("path")
+    if not isinstance(path, str) or not path.startswith("/") or len(path) > MAX_PATH:
+        raise BadRequest(HINT, code="unknown_event")
+    body = _body(event)
+    method = str(event.get("method") or event.get("httpMethod") or http.get("method") or ("POST" if body else "GET"))
+    if method.upper() not in _METHODS:
+        raise BadRequest(f"method: one of {', '.join(_METHODS)}", param="method")
+    headers = event.get("headers") or {}
+    if not isinstance(headers, dict):
+        raise BadRequest("headers: must be an object of strings", param="headers")
+    clean = {str(name).lower(): str(value) for name, value in headers.items()}
+    # Only the platform says where a call came from.
+    clean = {name: value for name, value in clean.items() if not name.startswith("x-fc-") and name != "content-length"}
+    if body:
+        clean.setdefault("content-type", "application/json")
+    return method.upper(), path, clean, body
+
+
+def _body(event: dict[str, Any]) -> bytes:
+    body = event.get("body")
+    if body is None:
+        return b""
+    if not isinstance(body, str):
+        return json.dumps(body).encode()
+    if not event.get("isBase64Encoded"):
+        return body.encode()
+    try:
+        return base64.b64decode(body, validate=True)
+    except binascii.Error as error:
+        raise BadRequest(f"body: not base64 ({error})", param="body") from None
+
+
+def _name_status(response: Response) -> Response:
+    """Write the status of an error into its body, where FC's caller can see it."""
+    if response.status_code >= 400 and response.mimetype == "application/json" and not response.direct_passthrough:
+        body = json.loads(response.get_data())
+        if isinstance(body.get("error"), dict):
+            body["error"]["status"] = response.status_code
+        else:
+            body["status"] = response.status_code
+        response.set_data(json.dumps(body, ensure_ascii=False).encode())
+    return response

@@ -1,0 +1,70 @@
+"""Who may call what: API keys, and the routes that belong to the platform.
+
+On Function Compute `x-fc-*` headers come from the platform (it strips them from clients), so `x-fc-control-path` tells
+a call through the HTTP trigger from one of the platform's own. Anywhere else they are only text.
+"""
+
+import hmac
+
+from flask import Request
+
+from chatbot_llm.errors import ApiError
+from chatbot_llm.settings import Settings, on_function_compute
+
+#: What FC writes into `x-fc-control-path` for a call through the HTTP trigger or a custom domain.
+HTTP_INVOKE = "/http-invoke"
+#: Routes nobody needs a key for: the platform calls them, or they say nothing about anyone.
+OPEN = frozenset({"/health", "/", "/openapi.json"})
+#: Routes of the platform's own surface.
+PLATFORM = frozenset({"/initialize", "/pre-stop", "/invoke"})
+
+#: Marks a request that came inside an `/invoke` event; the event itself has been checked.
+EVENT = "chatbot.event"
+
+
+def through_trigger(request: Request) -> bool:
+    """Whether FC says this request came from outside, through the HTTP trigger."""
+    return on_function_compute() and request.headers.get("x-fc-control-path", HTTP_INVOKE) == HTTP_INVOKE
+
+
+def check(request: Request, settings: Settings) -> None:
+    """Raises ApiError 403 for a platform route called from outside, 401 for a missing or wrong key."""
+    path = request.path
+    if request.environ.get(EVENT):
+        if path in PLATFORM:
+            raise ApiError(f"{path} cannot be called through an event", status=403, code="platform_route")
+        return
+    if path in PLATFORM:
+        if through_trigger(request):
+            raise ApiError(f"{path} is for the platform only", status=403, code="platform_route")
+        if on_function_compute():
+            return  # FC's own signature check stands before its API
+    if path in OPEN or request.method == "OPTIONS":
+        return
+    if path == "/metrics" and not through_trigger(request):
+        return
+    keys = settings.keys
+    if not keys:
+        return
+    if not _known(_presented(request), keys):
+        raise ApiError(
+            "a valid API key is needed: send `Authorization: Bearer KEY` or `api-key: KEY`",
+            status=401,
+            code="invalid_api_key",
+        )
+
+
+def _presented(request: Request) -> str:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token:
+        return token.strip()
+    return request.headers.get("api-key", "").strip()
+
+
+def _known(presented: str, keys: tuple[str, ...]) -> bool:
+    """Compare with every key in constant time, so that neither a prefix nor a position leaks."""
+    given = presented.encode()
+    found = False
+    for key in keys:
+        found |= hmac.compare_digest(given, key.encode())
+    return found

@@ -1,0 +1,191 @@
+"""Default vLLM flags and environment for each kind of machine, each with its reason; whatever the user passes wins.
+
+Also what became of flags that vLLM has renamed: they still do what the user meant, with a warning.
+The numbers for the T4 (16 GB, sm_75) are argued in README, "Memory and flags on a T4".
+"""
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from chatbot_llm.errors import UsageError
+from chatbot_llm.models import BUNDLED
+
+log = logging.getLogger(__name__)
+
+Flags = dict[str, str | None]
+
+#: On every machine.
+COMMON: Flags = {
+    # Tools: the format Qwen2.5 was trained on.
+    "--enable-auto-tool-choice": None,
+    "--tool-call-parser": "hermes",
+    # One Prometheus series less per token; requests are logged by us, once, without their text.
+    "--no-enable-log-requests": None,
+    # Queue, first-token and decode times of every answer, for Server-Timing and the request log.
+    "--enable-per-request-metrics": None,
+    # A body may not bring a template of its own (that is code), nor fetch images from elsewhere.
+    "--limit-mm-per-prompt": '{"image":0,"video":0,"audio":0}',
+}
+
+_T4: Flags = {
+    "--model": "Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4",
+    # Turing has no bfloat16.
+    "--dtype": "half",
+    # The only int4 kernel that is both fast and sound for Qwen in fp16 on sm_75.
+    "--linear-backend": "marlin",
+    # FlashAttention 2 needs sm_80 and FlashInfer dropped sm_75.
+    "--attention-backend": "TRITON_ATTN",
+    # 10 chats x 8192 tokens = 82 k, of about 127 k tokens of KV cache.
+    "--max-model-len": "8192",
+    "--max-num-seqs": "16",
+    # Prefill in pieces, so that running chats keep their inter-token latency.
+    "--max-num-batched-tokens": "2048",
+    # 0.92, the default, can exceed what the driver leaves free on 16 GB.
+    "--gpu-memory-utilization": "0.90",
+    # No Dynamo and no Inductor at start; decode still replays whole CUDA graphs.
+    "--compilation-config": json.dumps(
+        {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": [1, 2, 4, 8, 16]}
+    ),
+    # Read the whole file ahead: the image layer is slow, the memory is there (16 GB for 5.6 GB).
+    "--safetensors-load-strategy": "prefetch",
+}
+
+_CPU: Flags = {
+    "--model": BUNDLED,
+    # AVX2 has no bfloat16 arithmetic; float32 is the fastest there and exact.
+    "--dtype": "float32",
+    # Compiling takes minutes on two cores and its cache does not load again (BENCHMARKS.md, cold start).
+    "--enforce-eager": None,
+    "--max-model-len": "4096",
+    "--max-num-seqs": "16",
+    "--max-num-batched-tokens": "1024",
+}
+
+FLAGS: dict[str, Flags] = {"t4": _T4, "cpu": _CPU, "gpu": {"--model": BUNDLED}, "none": {}}
+
+_OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # One banner and colour codes less in a log that machines read.
+    "VLLM_LOGGING_COLOR": "0",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+}
+
+ENVIRONMENT: dict[str, dict[str, str]] = {
+    "t4": {
+        # The sampler would be probed, found unfit for sm_75 and dropped with a warning.
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",
+        # Remember the memory profile of this card and these flags; the image carries it.
+        "VLLM_ENABLE_STARTUP_PLAN": "1",
+    },
+    "cpu": {
+        # The worker lives inside EngineCore: one process and one import less.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_KVCACHE_SPACE": "2",
+        # vLLM would serve with one thread of two "to leave room"; measured, all cores are faster.
+        "OMP_NUM_THREADS": str(os.cpu_count() or 1),
+    },
+    "gpu": {},
+    "none": {},
+}
+
+#: Old flag -> (new flag, value to pass or None to keep the user's). An empty new flag: it is the default now.
+RENAMED: dict[str, tuple[str, str | None]] = {
+    "--disable-log-requests": ("--no-enable-log-requests", ""),
+    "--cuda-graph-sizes": ("--cudagraph-capture-sizes", None),
+    "--guided-decoding-backend": ("--structured-outputs-config.backend", None),
+    "--use-v2-block-manager": ("", ""),
+    "--enable-chunked-prefill=True": ("--enable-chunked-prefill", ""),
+    "--worker-use-ray": ("", ""),
+    "--engine-use-ray": ("", ""),
+    "--disable-frontend-multiprocessing": ("", ""),
+    "--swap-space": ("", None),
+    "--device": ("", None),
+}
+
+
+def pick(profile: str) -> str:
+    """Resolve `auto`: `gpu` where an NVIDIA device is visible, else `cpu`."""
+    if profile != "auto":
+        return profile
+    return "gpu" if Path("/dev/nvidia0").exists() or Path("/dev/nvidiactl").exists() else "cpu"
+
+
+def modernise(argv: Sequence[str]) -> list[str]:
+    """Replace flags that vLLM has renamed or dropped. Each replacement is logged as a warning."""
+    out: list[str] = []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        flag, equals, inline = word.partition("=")
+        key = word if word in RENAMED else flag
+        if key not in RENAMED:
+            out.append(word)
+            continue
+        new, fixed = RENAMED[key]
+        value: str | None = None
+        if fixed is None:
+            value = inline if equals else (words.pop(0) if words and not words[0].startswith("--") else None)
+        log.warning("%s is %s in this vLLM", key, f"called {new}" if new else "no longer needed, and ignored,")
+        if new:
+            out += [new] if value is None else [new, value]
+    return out
+
+
+def given(argv: Sequence[str]) -> set[str]:
+    """The flags in `argv`, in the long dashed form, `--no-x` counted as `--x`."""
+    short = {"-O": "--compilation-config", "-cc": "--compilation-config", "-tp": "--tensor-parallel-size"}
+    flags = set()
+    for word in argv:
+        if not word.startswith("-"):
+            continue
+        name = word.split("=", 1)[0].split(".", 1)[0].replace("_", "-")
+        name = short.get(name, name)
+        flags.add(name)
+        flags.add(name.replace("--no-", "--", 1) if name.startswith("--no-") else name.replace("--", "--no-", 1))
+    return flags
+
+
+def value_of(argv: Sequence[str], flag: str) -> str | None:
+    """The last value of `flag` in `argv`, or None. Raises UsageError when the flag has no value."""
+    found = None
+    for place, word in enumerate(argv):
+        name, equals, inline = word.partition("=")
+        if name.replace("_", "-") != flag:
+            continue
+        if equals:
+            found = inline
+        elif place + 1 < len(argv) and not argv[place + 1].startswith("--"):
+            found = argv[place + 1]
+        else:
+            raise UsageError(f"{flag} needs a value")
+    return found
+
+
+def arguments(profile: str, argv: Sequence[str]) -> list[str]:
+    """vLLM's argument list: the profile's flags, then the user's, which win."""
+    user = modernise(argv)
+    named = given(user)
+    if user and not user[0].startswith("-"):  # `vllm serve MODEL ...`
+        user = ["--model", *user]
+        named.add("--model")
+    out: list[str] = []
+    for flag, value in {**COMMON, **FLAGS[profile]}.items():
+        if flag in named:
+            continue
+        if flag == "--enforce-eager" and "--compilation-config" in named:
+            continue
+        out += [flag] if value is None else [flag, value]
+    return out + user
+
+
+def environment(profile: str) -> None:
+    """Set what vLLM reads from the environment, where the user has not set it."""
+    for name, value in {**_OFFLINE, **ENVIRONMENT[profile]}.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,107 @@
+"""Every setting of the service, once: name, type, default and meaning.
+
+A setting is an environment variable `CHATBOT_<NAME>`; the README's table is generated from this file.
+What belongs to the engine (context length, dtype, parsers ...) is a vLLM flag, not a setting.
+Nothing here reads a file or touches the network.
+"""
+
+import os
+from typing import Any, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from chatbot_llm.errors import UsageError
+
+#: Threads beyond running + waiting requests, so that /health, /metrics and refusals always find one.
+SPARE_THREADS = 16
+
+
+class Settings(BaseSettings):
+    """The service's settings. Times are seconds, sizes are bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="CHATBOT_", frozen=True, extra="ignore")
+
+    engine: Literal["vllm", "scripted"] = Field("vllm", description="`vllm`, or `scripted` for tests without a model.")
+    profile: Literal["auto", "cpu", "gpu", "t4", "none"] = Field(
+        "auto", description="Set of default vLLM flags; `auto` takes `gpu` when an NVIDIA device is there, else `cpu`."
+    )
+    model_dir: str = Field("/models", description="Where baked models lie, as `<org>/<name>` folders.")
+    cache_dir: str = Field("", description="Where the bundled model is unpacked; empty is `~/.cache/chatbot-llm`.")
+    max_running: int = Field(10, ge=1, le=1024, description="Requests generating at once.")
+    max_waiting: int = Field(32, ge=0, le=1024, description="Requests that may wait for a slot; more get 429.")
+    deadline_s: float = Field(350, gt=0, description="A request ends by then, with what was generated so far.")
+    drain_s: float = Field(80, ge=0, description="How long /pre-stop and SIGTERM let running requests finish.")
+    hang_s: float = Field(20, gt=0, description="An engine silent for this long is declared dead.")
+    read_timeout_s: float = Field(30, gt=0, description="A client must have sent its whole request by then.")
+    max_body_bytes: int = Field(4 << 20, ge=1024, le=32 << 20, description="Largest request body; more gets 413.")
+    max_prompt_chars: int = Field(400_000, ge=1, description="Longest text in a request, all messages together.")
+    max_tokens_cap: int = Field(4096, ge=1, description="Largest `max_tokens` a request may ask for.")
+    max_choices: int = Field(8, ge=1, description="Largest `n`, and most prompts in one completion request.")
+    api_keys: SecretStr = Field(
+        SecretStr(""), description="Comma-separated keys; a request must carry one. Empty: no key is asked for."
+    )
+    cors_origins: str = Field("", description="Comma-separated origins browsers may call from. Empty: none.")
+    playground: bool = Field(True, description="Serve the playground page at `/`.")
+    self_test: bool = Field(True, description="Generate a few words after loading and refuse to serve garbage.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
+    script: str = Field("{}", description="JSON for the scripted engine; see `engine/scripted.py`.")
+
+    @field_validator("api_keys")
+    @classmethod
+    def _keys_are_long_enough(cls, value: SecretStr) -> SecretStr:
+        keys = [key for key in value.get_secret_value().split(",") if key.strip()]
+        if any(len(key.strip()) < 16 for key in keys):
+            raise ValueError("every key must have at least 16 characters; `openssl rand -hex 24` makes one")
+        return value
+
+    @model_validator(mode="after")
+    def _threads_fit(self) -> Self:
+        if self.threads > 900:  # FC quota page: 1024 processes and threads an instance
+            raise ValueError("CHATBOT_MAX_RUNNING + CHATBOT_MAX_WAITING must stay below 884: FC allows 1024 threads")
+        return self
+
+    @property
+    def threads(self) -> int:
+        """Threads gunicorn needs so that nobody waits for one."""
+        return self.max_running + self.max_waiting + SPARE_THREADS
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(key.strip() for key in self.api_keys.get_secret_value().split(",") if key.strip())
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        return tuple(origin.strip() for origin in self.cors_origins.split(",") if origin.strip())
+
+
+def load(**overrides: Any) -> Settings:
+    """Read the environment. Raises UsageError naming the variable and what it must be."""
+    known = {f"CHATBOT_{name.upper()}" for name in Settings.model_fields}
+    reserved = {"CHATBOT_STARTED_AT", "CHATBOT_PHASE_SOCKET", "CHATBOT_API_KEY"}
+    strange = sorted(name for name in os.environ if name.startswith("CHATBOT_") and name not in known | reserved)
+    if strange:
+        raise UsageError(f"unknown setting {', '.join(strange)}: the settings are {', '.join(sorted(known))}")
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors(include_url=False, include_input=False):
+            name = f"CHATBOT_{str(problem['loc'][0]).upper()}: " if problem["loc"] else ""
+            lines.append(f"{name}{problem['msg'].removeprefix('Value error, ')}")
+        raise UsageError("; ".join(lines)) from None
+
+
+def on_function_compute() -> bool:
+    """Whether the platform started this process (FC injects these names and refuses them from users)."""
+    return "FC_FUNCTION_NAME" in os.environ and "FC_INSTANCE_ID" in os.environ
+
+
+def table() -> str:
+    """Every setting, its default and its meaning, as a Markdown table (README and `--help`)."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
+        shown = f"`{default}`" if default != "" else "empty"
+        rows.append(f"| `CHATBOT_{name.upper()}` | {shown} | {field.description} |")
+    return "\n".join(rows)

@@ -1,0 +1,90 @@
+"""What is seen from outside: log lines, metrics, request ids.
+
+A log line starts with a date, because FC's `logBeginRule: DefaultRegex` cuts multi-line logs there, and holds one JSON
+object. Secrets never get here: only named fields of a request are logged, never its headers or body.
+"""
+
+import json
+import logging
+import os
+import re
+import sys
+import time
+from typing import Any
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+#: FC cuts a log line at 32 KB (FC quota page).
+MAX_LINE = 30_000
+_TRACE = re.compile(r"[A-Za-z0-9@*/_=,-]{1,512}")
+_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+class DateFirst(logging.Formatter):
+    """`2026-01-31T12:00:00.000Z {"level": ..., "msg": ...}`"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        seconds, millis = int(record.created), int(record.msecs)
+        stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{millis:03d}Z"
+        line: dict[str, Any] = {"level": record.levelname.lower(), "logger": record.name}
+        fields = getattr(record, "fields", None)
+        if isinstance(fields, dict):
+            line |= fields
+        else:
+            line["msg"] = record.getMessage()
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return f"{stamp} {json.dumps(line, ensure_ascii=False, default=str)}"[:MAX_LINE]
+
+
+def configure_logging(level: str) -> None:
+    """Send every logger of this process to stdout, one dated line each."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(DateFirst())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+
+
+def clean_id(value: str | None) -> str:
+    """A request id from outside if it is harmless in a log line and a header, else ""."""
+    return value if value and _ID.fullmatch(value) else ""
+
+
+def clean_trace(value: str | None) -> str:
+    """A W3C trace header if it is harmless, else ""."""
+    return value if value and _TRACE.fullmatch(value) else ""
+
+
+class Metrics:
+    """The service's own series; vLLM's stand beside them in the same registry under vLLM's names."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self.registry = registry
+        buckets = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 350)
+        self.requests = Counter(
+            "chatbot_requests", "Requests by route and outcome.", ["route", "outcome"], registry=registry
+        )
+        self.seconds = Histogram(
+            "chatbot_request_seconds", "Whole time of a request.", ["route"], buckets=buckets, registry=registry
+        )
+        self.queue = Histogram("chatbot_queue_seconds", "Time before a slot.", buckets=buckets, registry=registry)
+        self.first = Histogram(
+            "chatbot_time_to_first_byte_seconds", "Until the first byte.", buckets=buckets, registry=registry
+        )
+        self.running = Gauge("chatbot_running_requests", "Requests holding a slot.", registry=registry)
+        self.waiting = Gauge("chatbot_waiting_requests", "Requests waiting for a slot.", registry=registry)
+        self.ready = Gauge("chatbot_ready", "1 when the engine answers.", registry=registry)
+        self.startup = Gauge(
+            "chatbot_startup_phase_seconds", "Parts of the cold start.", ["phase"], registry=registry
+        )
+        self.frozen = Gauge("chatbot_frozen_seconds", "Time this process was stopped for.", registry=registry)
+
+    def render(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+def process_age_s() -> float:
+    """Seconds since `python -m chatbot_llm` began, freezes included; 0.0 when it was not started that way."""
+    started = os.environ.get("CHATBOT_STARTED_AT")
+    return max(0.0, time.time() - float(started)) if started else 0.0

@@ -1,0 +1,67 @@
+"""gunicorn's configuration: one worker, many threads, and the time-outs FC needs. Read by `python -m chatbot_llm`."""
+
+import ctypes
+import signal
+from typing import Any
+
+from chatbot_llm import settings as _settings
+from chatbot_llm import worker as _worker
+
+_set = _settings.load()
+
+# The engine exists once; vLLM batches across requests.
+workers = 1
+worker_class = "chatbot_llm.worker.Worker"
+threads = _set.threads
+# Idle and half-sent connections hold no thread, so there may be many.
+worker_connections = 2048
+backlog = 2048
+# FC keeps connections open and does not repeat a POST on a closed one: at least 15 minutes (fc-docs 04/126).
+keepalive = 960
+# A frozen instance must not be taken for a hung worker; the engine has a watchdog of its own.
+timeout = 0
+# Beyond our own drain limit, which cuts requests short in good order.
+graceful_timeout = int(_set.drain_s) + 8
+# FC: 8 KB of headers in all, 4 KB of path and query (fc-docs 01/09).
+limit_request_line = 4200
+limit_request_fields = 64
+limit_request_field_size = 8190
+control_socket_disable = True
+loglevel = _set.log_level
+accesslog = None
+logconfig_dict = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"dated": {"()": "chatbot_llm.telemetry.DateFirst"}},
+    "handlers": {"out": {"class": "logging.StreamHandler", "formatter": "dated", "stream": "ext://sys.stdout"}},
+    "root": {"level": _set.log_level.upper(), "handlers": ["out"]},
+    "loggers": {"gunicorn.error": {"level": _set.log_level.upper(), "handlers": ["out"], "propagate": False}},
+}
+
+_PR_SET_PDEATHSIG = 1
+
+
+def when_ready(server: Any) -> None:
+    """A second SIGTERM, while the first is draining, ends at once."""
+    terminated = False
+
+    def terminate(sig: int, frame: Any) -> None:
+        nonlocal terminated
+        server.signal(signal.SIGQUIT if terminated else signal.SIGTERM, frame)
+        terminated = True
+
+    signal.signal(signal.SIGTERM, terminate)
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """No worker outlives its master, kill -9 of the master included (prctl(2), Linux only)."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def post_worker_init(worker: Any) -> None:
+    _worker.begin(worker)
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    if worker.wsgi is not None:
+        worker.service.engine.stop()
