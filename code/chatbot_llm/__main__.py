@@ -65,19 +65,12 @@ def make_engine(current: settings.Settings, argv: list[str]) -> Any:
 
 def address(argv: list[str]) -> tuple[str, list[str]]:
     """(host:port, the other flags). Raises UsageError when the port is no port."""
-    host = profiles.value_of(argv, "--host") or "0.0.0.0"
-    port = profiles.value_of(argv, "--port") or os.environ.get("FC_CUSTOM_LISTEN_PORT") or "8000"
+    host, argv = profiles.take(argv, "--host")
+    port, argv = profiles.take(argv, "--port")
+    port = port or os.environ.get("FC_CUSTOM_LISTEN_PORT") or "8000"
     if not port.isdigit() or not 0 < int(port) < 65536:
         raise UsageError(f"--port must be a number from 1 to 65535, not {port!r}")
-    rest: list[str] = []
-    words = list(argv)
-    while words:
-        word = words.pop(0)
-        if word in ("--host", "--port"):
-            words.pop(0)
-        elif not word.startswith(("--host=", "--port=")):
-            rest.append(word)
-    return f"{host}:{port}", rest
+    return f"{host or '0.0.0.0'}:{port}", argv
 
 
 def main(argv: list[str]) -> int:

@@ -39,7 +39,9 @@ def create_app(settings: Settings, engine: Engine, metrics: telemetry.Metrics | 
     @app.after_request
     def finish(response: Response) -> Response:
         response.headers["X-Content-Type-Options"] = "nosniff"
-        if "x-request-id" not in response.headers and (given := telemetry.clean_id(request.headers.get("x-request-id"))):
+        if "x-request-id" not in response.headers and (
+            given := telemetry.clean_id(request.headers.get("x-request-id"))
+        ):
             response.headers["x-request-id"] = given
         origin = request.headers.get("Origin")
         if origin and origin in settings.origins:

@@ -41,9 +41,11 @@ def blueprint(app: Flask) -> Blueprint:
     def invoke() -> Response:
         """Run one event as one request."""
         method, path, headers, body = read_event(request.get_data())
-        kept = {name: value for name, value in request.headers if name.lower() in ("x-request-id", "x-fc-request-id")}
+        for name in ("x-request-id", "x-fc-request-id"):
+            if value := request.headers.get(name):
+                headers.setdefault(name, value)
         try:
-            builder = EnvironBuilder(path=path, method=method, headers={**kept, **headers}, data=body)
+            builder = EnvironBuilder(path=path, method=method, headers=headers, data=body)
             environ = builder.get_environ()
         except (ValueError, TypeError, UnicodeError):
             raise BadRequest("the event's path, method or headers cannot be made into a request") from None
@@ -51,7 +53,17 @@ def blueprint(app: Flask) -> Blueprint:
         environ[EVENT] = True
         with app.request_context(environ):
             response = app.full_dispatch_request()
-        return _name_status(response)
+        return response
+
+    @events.after_app_request
+    def name_status(response: Response) -> Response:
+        """Write the status of an error into its body, where FC's caller can see it."""
+        if request.path != "/invoke" or response.status_code < 400 or response.mimetype != "application/json":
+            return response
+        body = json.loads(response.get_data())
+        body.get("error", body)["status"] = response.status_code
+        response.set_data(json.dumps(body, ensure_ascii=False).encode())
+        return response
 
     return events
 
@@ -98,15 +110,3 @@ def _body(event: dict[str, Any]) -> bytes:
         return base64.b64decode(body, validate=True)
     except binascii.Error as error:
         raise BadRequest(f"body: not base64 ({error})", param="body") from None
-
-
-def _name_status(response: Response) -> Response:
-    """Write the status of an error into its body, where FC's caller can see it."""
-    if response.status_code >= 400 and response.mimetype == "application/json" and not response.direct_passthrough:
-        body = json.loads(response.get_data())
-        if isinstance(body.get("error"), dict):
-            body["error"]["status"] = response.status_code
-        else:
-            body["status"] = response.status_code
-        response.set_data(json.dumps(body, ensure_ascii=False).encode())
-    return response

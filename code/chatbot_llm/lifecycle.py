@@ -37,7 +37,9 @@ def blueprint(service: Service) -> Blueprint:
         service.engine.start()
         status = service.engine.wait(INITIALIZE_BUDGET_S)
         if status.state is State.READY:
-            return Response(json.dumps({"state": status.state, "start_phases_s": service.phases()}), mimetype="application/json")
+            return Response(
+                json.dumps({"state": status.state, "start_phases_s": service.phases()}), mimetype="application/json"
+            )
         if status.state in (State.FAILED, State.STOPPED):
             raise ApiError(f"the engine has {status.state}: {status.reason}", code="engine_unavailable")
         raise service.not_ready()

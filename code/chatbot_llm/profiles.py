@@ -22,11 +22,13 @@ COMMON: Flags = {
     # Tools: the format Qwen2.5 was trained on.
     "--enable-auto-tool-choice": None,
     "--tool-call-parser": "hermes",
-    # One Prometheus series less per token; requests are logged by us, once, without their text.
+    # Requests are logged by us, once, without their text.
     "--no-enable-log-requests": None,
     # Queue, first-token and decode times of every answer, for Server-Timing and the request log.
     "--enable-per-request-metrics": None,
-    # A body may not bring a template of its own (that is code), nor fetch images from elsewhere.
+    # A progress bar is not a log line.
+    "--no-use-tqdm-on-load": None,
+    # Text only: nothing in a body makes the server fetch an address.
     "--limit-mm-per-prompt": '{"image":0,"video":0,"audio":0}',
 }
 
@@ -152,20 +154,21 @@ def given(argv: Sequence[str]) -> set[str]:
     return flags
 
 
-def value_of(argv: Sequence[str], flag: str) -> str | None:
-    """The last value of `flag` in `argv`, or None. Raises UsageError when the flag has no value."""
-    found = None
-    for place, word in enumerate(argv):
+def take(argv: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
+    """(the last value of `flag` or None, `argv` without it). Raises UsageError when the flag has no value."""
+    found, rest, words = None, [], list(argv)
+    while words:
+        word = words.pop(0)
         name, equals, inline = word.partition("=")
         if name.replace("_", "-") != flag:
-            continue
-        if equals:
+            rest.append(word)
+        elif equals:
             found = inline
-        elif place + 1 < len(argv) and not argv[place + 1].startswith("--"):
-            found = argv[place + 1]
+        elif words and not words[0].startswith("--"):
+            found = words.pop(0)
         else:
             raise UsageError(f"{flag} needs a value")
-    return found
+    return found, rest
 
 
 def arguments(profile: str, argv: Sequence[str]) -> list[str]:

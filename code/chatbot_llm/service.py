@@ -56,7 +56,9 @@ class Service:
         """What a caller is told who cannot be served now."""
         status = self.engine.status()
         if status.state in (State.FAILED, State.STOPPED):
-            return Unavailable(f"the engine has {status.state}: {status.reason}", code="engine_unavailable", retry_after=5)
+            return Unavailable(
+                f"the engine has {status.state}: {status.reason}", code="engine_unavailable", retry_after=5
+            )
         where = f" (phase {status.phase}, {status.phase_s:.0f} s)" if status.phase else ""
         return Unavailable(f"the model is still loading{where}; try again later", code="loading", retry_after=10)
 

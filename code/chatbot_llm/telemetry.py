@@ -75,9 +75,7 @@ class Metrics:
         self.running = Gauge("chatbot_running_requests", "Requests holding a slot.", registry=registry)
         self.waiting = Gauge("chatbot_waiting_requests", "Requests waiting for a slot.", registry=registry)
         self.ready = Gauge("chatbot_ready", "1 when the engine answers.", registry=registry)
-        self.startup = Gauge(
-            "chatbot_startup_phase_seconds", "Parts of the cold start.", ["phase"], registry=registry
-        )
+        self.startup = Gauge("chatbot_startup_phase_seconds", "Parts of the cold start.", ["phase"], registry=registry)
         self.frozen = Gauge("chatbot_frozen_seconds", "Time this process was stopped for.", registry=registry)
 
     def render(self) -> bytes:

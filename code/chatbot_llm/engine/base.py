@@ -32,6 +32,7 @@ class Phase(StrEnum):
     """The parts of a cold start, in order."""
 
     LISTEN = "listen"
+    MODEL = "model"
     IMPORT = "import"
     CONFIG = "config"
     SPAWN = "spawn"
@@ -152,7 +153,9 @@ class Engine(ABC):
     def require_ready(self) -> None:
         status = self.status()
         if status.state is not State.READY:
-            raise Unavailable(f"the engine is {status.state}: {status.reason or 'not ready'}", code="engine_unavailable")
+            raise Unavailable(
+                f"the engine is {status.state}: {status.reason or 'not ready'}", code="engine_unavailable"
+            )
 
 
 def looks_degenerate(text: str) -> str:

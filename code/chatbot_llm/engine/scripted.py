@@ -40,7 +40,7 @@ class ScriptedEngine(LoopEngine):
         except ValueError as error:
             raise UsageError(f"CHATBOT_SCRIPT is not JSON: {error}") from error
         self._ready_at = 0.0
-        self._cut: dict[str, asyncio.Event] = {}
+        self._cuts: dict[str, asyncio.Event] = {}
 
     async def _open(self, stack: contextlib.AsyncExitStack) -> None:
         for phase in (Phase.IMPORT, Phase.CONFIG, Phase.WEIGHTS, Phase.KV_CACHE, Phase.WARM_UP):
@@ -68,10 +68,10 @@ class ScriptedEngine(LoopEngine):
                 raise BadRequest("messages: every message needs a role", param="messages")
             prompt = " ".join(str(message.get("content")) for message in messages)
         else:
-            prompt = body.get("prompt", body.get("tokens"))
-            if not isinstance(prompt, str | list):
+            given = body.get("prompt", body.get("tokens"))
+            if not isinstance(given, str | list):
                 raise BadRequest("prompt: must be a string", param="prompt")
-            prompt = str(prompt)
+            prompt = str(given)
         limit = body.get("max_completion_tokens", body.get("max_tokens", 16))
         if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
             raise BadRequest("max_tokens: must be an integer of at least 1", param="max_tokens")
@@ -87,7 +87,7 @@ class ScriptedEngine(LoopEngine):
     async def _answer(self, call: Call) -> Result | AsyncGenerator[str, None]:
         if call.kind in ("tokenize", "detokenize"):
             return Result(200, json.dumps({"count": call.prepared["prompt_tokens"], "tokens": []}).encode())
-        self._cut[call.id] = asyncio.Event()
+        self._cuts[call.id] = asyncio.Event()
         if call.stream:
             return self._events(call)
         words = [word async for burst in self._words(call) for word in burst]
@@ -95,7 +95,7 @@ class ScriptedEngine(LoopEngine):
 
     async def _words(self, call: Call) -> AsyncGenerator[list[str], None]:
         """Bursts of tokens until the script, max_tokens or an abort ends them."""
-        script, cut = call.prepared, self._cut[call.id]
+        script, cut = call.prepared, self._cuts[call.id]
         words = str(script.get("text", _TEXT)).split(" ")
         total = script["limit"] if script.get("loop") else min(script["limit"], len(words))
         burst, wait = int(script.get("burst", 1)), script.get("first_s", 0)
@@ -113,7 +113,7 @@ class ScriptedEngine(LoopEngine):
                 call.usage = {"prompt_tokens": script["prompt_tokens"], "completion_tokens": span.stop}
                 yield [(" " if at else "") + words[at % len(words)] for at in span]
         finally:
-            self._cut.pop(call.id, None)
+            self._cuts.pop(call.id, None)
 
     async def _events(self, call: Call) -> AsyncGenerator[str, None]:
         chat = call.kind == "chat"
@@ -153,7 +153,7 @@ class ScriptedEngine(LoopEngine):
         return "length" if ended or call.cause in (Cause.DEADLINE, Cause.DRAIN) else "stop"
 
     async def _cut_short(self, call: Call) -> None:
-        if event := self._cut.get(call.id):
+        if event := self._cuts.get(call.id):
             event.set()
 
     def _mark_cut(self, chunk: str) -> bytes:

@@ -35,12 +35,14 @@ class VllmEngine(LoopEngine):
     def _new_loop(self) -> asyncio.AbstractEventLoop:
         import uvloop
 
-        return uvloop.new_event_loop()
+        loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        return loop
 
     async def _open(self, stack: contextlib.AsyncExitStack) -> None:
         """Import vLLM, parse its flags, start its engine process, and make its serving objects."""
         profile = profiles.pick(self._settings.profile)
         profiles.environment(profile)
+        self._enter(Phase.MODEL)
         argv = self._resolve(profiles.arguments(profile, self._argv))
         listener = Listener(self._enter, self._settings.log_level)
         stack.callback(listener.close)
@@ -72,14 +74,13 @@ class VllmEngine(LoopEngine):
 
     def _resolve(self, argv: list[str]) -> list[str]:
         """Put the model's folder in place of its name, and name it for clients."""
-        name = profiles.value_of(argv, "--model")
+        name, argv = profiles.take(argv, "--model")
         if name is None:
             raise UsageError("no model: pass --model PATH or NAME")
         model = models.locate(name, self._settings.model_dir, self._settings.cache_dir)
-        argv = [*argv, "--model", model.path]
         if "--served-model-name" not in profiles.given(argv):
-            argv += ["--served-model-name", *model.names]
-        return argv
+            argv = [*argv, "--served-model-name", *model.names]
+        return ["--model", model.path, *argv]
 
     def models(self) -> list[dict[str, Any]]:
         return [dict(card) for card in self._cards]
@@ -183,7 +184,9 @@ def _parse(parser: Any, argv: list[str]) -> Any:
 
 
 def _card(card: Any) -> dict[str, Any]:
-    shown: dict[str, Any] = card.model_dump(mode="json", include={"id", "object", "created", "owned_by", "max_model_len"})
+    shown: dict[str, Any] = card.model_dump(
+        mode="json", include={"id", "object", "created", "owned_by", "max_model_len"}
+    )
     return shown
 
 
@@ -216,8 +219,10 @@ def _note(call: Call, usage: Any, metrics: Any) -> None:
 
 def _told(status: int, message: str, param: str | None) -> ApiError:
     """vLLM's error as ours; OpenAI clients look for `context_length_exceeded` to shorten and try again."""
-    too_long = param in ("input_tokens", "input_text") or "maximum context length" in message or (
-        param in ("max_tokens", "max_completion_tokens") and "max_model_len" in message
+    too_long = (
+        param in ("input_tokens", "input_text")
+        or "maximum context length" in message
+        or (param in ("max_tokens", "max_completion_tokens") and "max_model_len" in message)
     )
     code = "context_length_exceeded" if too_long else ("engine_error" if status >= 500 else None)
     return ApiError(message[:MAX_MESSAGE], status=int(status), param=param, code=code)
