@@ -1,8 +1,11 @@
 """gunicorn's configuration: one worker, many threads, and the time-outs FC needs. Read by `python -m chatbot_llm`."""
 
 import ctypes
+import resource
 import signal
 from typing import Any
+
+from gunicorn.errors import HaltServer
 
 from chatbot_llm import settings as _settings
 from chatbot_llm import worker as _worker
@@ -13,11 +16,16 @@ _set = _settings.load()
 workers = 1
 worker_class = "chatbot_llm.worker.Worker"
 threads = _set.threads
-# Idle and half-sent connections hold no thread, so there may be many.
-worker_connections = 2048
+# Every connection is a file; the soft limit is often 1024. The engine needs some hundred of its own.
+_hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+_files = 65536 if _hard == resource.RLIM_INFINITY else min(_hard, 65536)
+resource.setrlimit(resource.RLIMIT_NOFILE, (_files, _hard))
+# Idle and half-sent connections hold no thread, so there may be many; the oldest give way to new ones.
+worker_connections = max(threads + 2, min(1024, _files // 2))
 backlog = 2048
-# FC keeps connections open and does not repeat a POST on a closed one: at least 15 minutes (fc-docs 04/126).
-keepalive = 960
+# FC keeps connections open and does not repeat a POST on a closed one: at least 15 minutes (fc-docs 04/126), and a
+# frozen instance's clock goes on. An instance lives 36 hours (fc-docs 06/017), so this means never.
+keepalive = 36 * 3600
 # A frozen instance must not be taken for a hung worker; the engine has a watchdog of its own.
 timeout = 0
 # Beyond our own drain limit, which cuts requests short in good order.
@@ -38,7 +46,9 @@ logconfig_dict = {
     "loggers": {"gunicorn.error": {"level": _set.log_level.upper(), "handlers": ["out"], "propagate": False}},
 }
 
+# prctl(2), Linux
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def when_ready(server: Any) -> None:
@@ -51,11 +61,13 @@ def when_ready(server: Any) -> None:
         terminated = True
 
     signal.signal(signal.SIGTERM, terminate)
+    # The engine's processes become the master's when a worker is killed, so that it can end them.
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """No worker outlives its master, kill -9 of the master included (prctl(2), Linux only)."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    """No worker outlives its master, kill -9 of the master included; SIGQUIT, because it must end its engine first."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
 
 
 def post_worker_init(worker: Any) -> None:
@@ -65,3 +77,15 @@ def post_worker_init(worker: Any) -> None:
 def worker_exit(server: Any, worker: Any) -> None:
     if worker.wsgi is not None:
         worker.service.engine.stop()
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """A worker that was killed is not replaced: a fresh instance loads as fast, and has no remains of this one."""
+    if server.LISTENERS:  # the master is not stopping
+        raise HaltServer("the worker is gone", 1)
+
+
+def on_exit(server: Any) -> None:
+    from chatbot_llm.engine.loop_engine import kill_children
+
+    kill_children()

@@ -31,6 +31,7 @@ class Admission:
         self._running: set[Call] = set()
         self._waiting: deque[Call] = deque()
         self._open = False
+        self._closed = False
         self._draining = False
         self._service_s = FIRST_GUESS_S
 
@@ -41,6 +42,8 @@ class Admission:
                 raise Unavailable(
                     "this instance is shutting down; send the request again", code="draining", retry_after=RETRY_MIN
                 )
+            if self._closed:
+                raise Unavailable("the engine is gone; send the request again", code="engine_unavailable", retry_after=5)
             if self._open and not self._waiting and len(self._running) < self.max_running:
                 self._grant(call)
             elif len(self._waiting) < self.max_waiting + (0 if self._open else self.max_running):
@@ -73,7 +76,7 @@ class Admission:
     def close(self) -> list[Call]:
         """The engine is gone: nobody gets a slot any more. Returns the calls that were waiting."""
         with self._lock:
-            self._open = False
+            self._open, self._closed = False, True
             waiting = list(self._waiting)
             self._waiting.clear()
             return waiting

@@ -85,6 +85,15 @@ class Call:
         else:
             self.put(cause)
 
+    def thawed(self, gap: float) -> None:
+        """The process was frozen for `gap` seconds: none of this call's times shall have seen it."""
+        self.deadline += gap
+        self.arrived += gap
+        if self.granted_at is not None:
+            self.granted_at += gap
+        if self.first_at is not None:
+            self.first_at += gap
+
     def next(self) -> Item:
         """Block for the next item. The watcher guarantees that one comes."""
         return self.inbox.get()

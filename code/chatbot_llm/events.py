@@ -45,7 +45,7 @@ def blueprint(app: Flask) -> Blueprint:
             if value := request.headers.get(name):
                 headers.setdefault(name, value)
         try:
-            builder = EnvironBuilder(path=path, method=method, headers=headers, data=body)
+            builder = EnvironBuilder(path=path, method=method, headers=list(headers.items()), data=body)
             environ = builder.get_environ()
         except (ValueError, TypeError, UnicodeError):
             raise BadRequest("the event's path, method or headers cannot be made into a request") from None

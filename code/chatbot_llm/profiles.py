@@ -85,11 +85,15 @@ ENVIRONMENT: dict[str, dict[str, str]] = {
         "VLLM_USE_FLASHINFER_SAMPLER": "0",
         # Remember the memory profile of this card and these flags; the image carries it.
         "VLLM_ENABLE_STARTUP_PLAN": "1",
+        "TORCHDYNAMO_DISABLE": "1",
     },
     "cpu": {
         # The worker lives inside EngineCore: one process and one import less.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_CPU_KVCACHE_SPACE": "2",
+        # Nothing is compiled at start, so nothing may be later either: the first request for logprobs would stall
+        # the engine for half a minute while g++ builds one small kernel.
+        "TORCHDYNAMO_DISABLE": "1",
         # vLLM would serve with one thread of two "to leave room"; measured, all cores are faster.
         "OMP_NUM_THREADS": str(os.cpu_count() or 1),
     },
@@ -188,7 +192,9 @@ def arguments(profile: str, argv: Sequence[str]) -> list[str]:
     return out + user
 
 
-def environment(profile: str) -> None:
+def environment(profile: str, argv: Sequence[str]) -> None:
     """Set what vLLM reads from the environment, where the user has not set it."""
+    compiles = "--compilation-config" in given(argv)
     for name, value in {**_OFFLINE, **ENVIRONMENT[profile]}.items():
-        os.environ.setdefault(name, value)
+        if not (compiles and name == "TORCHDYNAMO_DISABLE"):
+            os.environ.setdefault(name, value)

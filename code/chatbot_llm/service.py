@@ -6,7 +6,6 @@ Knows nothing of HTTP; the blueprints hold one of these.
 import json
 import logging
 import threading
-import time
 
 from chatbot_llm import telemetry
 from chatbot_llm.admission import Admission
@@ -92,9 +91,3 @@ class Service:
         body = json.dumps(envelope(503, f"the engine is {state}: {reason}", code="engine_unavailable")).encode()
         for call in self.admission.close():
             call.put(Result(503, body))
-
-    def wait_answered(self, limit_s: float) -> None:
-        """Block until nobody is inside any more, at most `limit_s` seconds."""
-        end = time.monotonic() + limit_s
-        while self.admission.inside() and time.monotonic() < end:
-            time.sleep(0.02)

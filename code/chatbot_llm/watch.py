@@ -1,8 +1,8 @@
 """One thread that watches what a request's own thread cannot while it waits: the clock and the other end.
 
 A WSGI thread blocked on the engine or on a slow reader notices neither that its client has gone nor that its time is
-over. The kernel tells (EPOLLRDHUP) and this thread passes it on as `Call.abort`. It also bounds how long a client may
-take to send a request (slowloris) and cuts connections that never read their answer.
+over. The kernel tells (EPOLLRDHUP) and this thread passes it on as `Call.abort`. It also cuts connections whose client
+takes too long: to send a request, to read an answer, to go.
 
 Frozen time does not count: FC stops the whole instance between requests, and a SIGSTOP does the same. A gap between two
 ticks that is longer than a tick can be was a freeze, and every deadline moves by it.
@@ -41,7 +41,7 @@ class Watcher:
         self._poll.register(self._wake_r, select.EPOLLIN)
         self._calls: dict[Call, socket.socket | None] = {}
         self._by_fd: dict[int, Call] = {}
-        self._readers: dict[socket.socket, float] = {}
+        self._bounded: dict[socket.socket, float] = {}
         self._overdue: dict[Call, float] = {}
         self._last = time.monotonic()
         self._thread: threading.Thread | None = None
@@ -59,7 +59,7 @@ class Watcher:
         with self._lock:
             self._calls[call] = sock
             if sock is not None:
-                self._readers.pop(sock, None)
+                self._bounded.pop(sock, None)
                 fd = sock.fileno()
                 if fd >= 0:
                     self._by_fd[fd] = call
@@ -82,12 +82,12 @@ class Watcher:
                     self._poll.unregister(fd)
 
     def reading(self, sock: socket.socket, until: float | None) -> None:
-        """A request is being read from `sock`: cut it at `until` (monotonic seconds); None: it has been read."""
+        """A client is being waited for: cut `sock` at `until` (monotonic seconds); None: it has done its part."""
         with self._lock:
             if until is None:
-                self._readers.pop(sock, None)
+                self._bounded.pop(sock, None)
             else:
-                self._readers[sock] = until
+                self._bounded[sock] = until
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -127,8 +127,8 @@ class Watcher:
         with self._lock:
             self.frozen_s += gap
             for call in self._calls:
-                call.deadline += gap
-            for table in (self._overdue, self._readers):
+                call.thawed(gap)
+            for table in (self._overdue, self._bounded):
                 for key in table:
                     table[key] += gap  # type: ignore[index]
         log.info("the process was frozen for about %.0f s; deadlines moved with it", gap)
@@ -137,6 +137,8 @@ class Watcher:
 
     def _hung_up(self, fd: int) -> None:
         with self._lock:
+            if not _is_gone(fd):
+                return  # closed since, and the number given to another connection
             call = self._by_fd.pop(fd, None)
             with suppress(OSError):
                 self._poll.unregister(fd)
@@ -152,9 +154,9 @@ class Watcher:
             cut = [self._calls[call] for call in stuck]
             for call in stuck:
                 self._overdue[call] = now + GRACE_S
-            slow = [sock for sock, until in self._readers.items() if until <= now]
+            slow = [sock for sock, until in self._bounded.items() if until <= now]
             for sock in slow:
-                del self._readers[sock]
+                del self._bounded[sock]
         for call in due:
             call.abort(Cause.DEADLINE)
         for call in stuck:
@@ -164,3 +166,9 @@ class Watcher:
         for sock_ in [*(s for s in cut if s is not None), *slow]:
             with suppress(OSError):
                 sock_.shutdown(socket.SHUT_RDWR)
+
+
+def _is_gone(fd: int) -> bool:
+    look = select.poll()
+    look.register(fd, select.POLLRDHUP)
+    return bool(look.poll(0))

@@ -75,7 +75,8 @@ class Engine(ABC):
             if self._state is not State.NEW:
                 return
             self._state = State.LOADING
-            self._began = time.monotonic()
+            self._began = self._phase_since = time.monotonic()
+            self._phase = Phase.MODEL
         self._load()
 
     def wait(self, timeout: float | None = None) -> Status:

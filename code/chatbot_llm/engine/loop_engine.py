@@ -18,7 +18,7 @@ import psutil
 
 from chatbot_llm.calls import Call, Cause, Result, Signal
 from chatbot_llm.engine.base import Engine, State, looks_degenerate
-from chatbot_llm.errors import ApiError, UsageError, envelope, sse_event
+from chatbot_llm.errors import ApiError, Unavailable, UsageError, envelope, sse_event
 from chatbot_llm.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -168,7 +168,10 @@ class LoopEngine(Engine):
             if call.cause is not None:
                 self._abort(call, task, call.cause)
 
-        self._loop.call_soon_threadsafe(begin)
+        try:
+            self._loop.call_soon_threadsafe(begin)
+        except RuntimeError:  # the loop has closed since
+            raise Unavailable("the engine is gone; send the request again", code="engine_unavailable") from None
 
     def _abort(self, call: Call, task: "asyncio.Task[None]", cause: Cause) -> None:
         """End one request, from any thread: silently for a client that has gone, else with what it has."""
@@ -219,6 +222,8 @@ class LoopEngine(Engine):
     # the end
 
     def stop(self, timeout: float = 5.0) -> None:
+        if self.status().state is State.LOADING:
+            timeout = 0.0  # loading does not look up; its processes are killed below, its thread ends with this one
         self._become(State.STOPPED)
         loop, halt = self._loop, self._halt
         if loop is not None and halt is not None:

@@ -78,7 +78,7 @@ class ScriptedEngine(LoopEngine):
         tokens = len(prompt.split())
         if tokens + limit > CONTEXT_TOKENS:
             raise BadRequest(
-                f"This model's maximum context length is {CONTEXT_TOKENS} tokens; the request asks for {tokens + limit}",
+                f"This model's maximum context length is {CONTEXT_TOKENS} tokens; this asks for {tokens + limit}",
                 param="max_tokens",
                 code="context_length_exceeded",
             )

@@ -41,8 +41,7 @@ class VllmEngine(LoopEngine):
     async def _open(self, stack: contextlib.AsyncExitStack) -> None:
         """Import vLLM, parse its flags, start its engine process, and make its serving objects."""
         profile = profiles.pick(self._settings.profile)
-        profiles.environment(profile)
-        self._enter(Phase.MODEL)
+        profiles.environment(profile, self._argv)
         argv = self._resolve(profiles.arguments(profile, self._argv))
         listener = Listener(self._enter, self._settings.log_level)
         stack.callback(listener.close)

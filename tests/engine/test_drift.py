@@ -1,0 +1,96 @@
+"""The pinned vLLM still has the names, signatures, flags and texts this project rests on.
+
+Run this first after changing the version: what fails here is what to look at in `engine/vllm_engine.py`.
+"""
+
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+
+from chatbot_llm import profiles
+from chatbot_llm.engine import phases
+
+# What vLLM, torch and transformers warn of while being imported is theirs.
+pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
+
+NAMES = {
+    "vllm.engine.arg_utils": ["AsyncEngineArgs"],
+    "vllm.entrypoints.launchers.api_server.app_state": ["init_app_state"],
+    "vllm.entrypoints.launchers.api_server.entry": ["build_async_engine_client_from_engine_args"],
+    "vllm.entrypoints.launchers.cli_args": ["make_arg_parser", "validate_parsed_serve_args"],
+    "vllm.entrypoints.openai.chat_completion.protocol": ["ChatCompletionRequest"],
+    "vllm.entrypoints.openai.completion.protocol": ["CompletionRequest"],
+    "vllm.entrypoints.serve.engine.protocol": ["ErrorResponse"],
+    "vllm.entrypoints.serve.exception_handling.error_response": ["create_error_response"],
+    "vllm.entrypoints.serve.tokenize.protocol": ["TokenizeChatRequest", "DetokenizeRequest"],
+    "vllm.exceptions": ["VLLMError"],
+    "vllm.utils.argparse_utils": ["FlexibleArgumentParser"],
+    "vllm.v1.engine.async_llm": ["AsyncLLM"],
+    "vllm.v1.engine.exceptions": ["EngineDeadError"],
+}
+
+
+def test_the_version_is_the_one_this_project_was_made_for() -> None:
+    import vllm
+
+    assert vllm.__version__.split("+")[0] == "0.32.0"
+
+
+@pytest.mark.parametrize("module", NAMES)
+def test_names_are_where_they_were(module: str) -> None:
+    found = importlib.import_module(module)
+    assert [name for name in NAMES[module] if not hasattr(found, name)] == []
+
+
+def test_signatures_take_what_we_pass() -> None:
+    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+    from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client_from_engine_args
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    assert list(inspect.signature(init_app_state).parameters) == ["engine_client", "state", "args", "supported_tasks"]
+    assert next(iter(inspect.signature(build_async_engine_client_from_engine_args).parameters)) == "engine_args"
+    assert list(inspect.signature(AsyncLLM.abort).parameters) == ["self", "request_id", "internal"]
+    for name in ("errored", "dead_error", "is_paused"):
+        assert hasattr(AsyncLLM, name)
+
+
+@pytest.mark.parametrize("profile", profiles.FLAGS)
+def test_every_default_flag_is_still_a_flag(profile: str) -> None:
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = make_arg_parser(FlexibleArgumentParser())
+    known = {option for action in parser._actions for option in action.option_strings}
+    used = {flag for flag in {**profiles.COMMON, **profiles.FLAGS[profile]}}
+    assert used - known == set()
+
+
+def test_renamed_flags_are_really_gone_and_their_successors_are_there() -> None:
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = make_arg_parser(FlexibleArgumentParser())
+    known = {option for action in parser._actions for option in action.option_strings}
+    for old, (new, _value) in profiles.RENAMED.items():
+        assert old not in known, f"{old} is a flag again: take it out of RENAMED"
+        assert not new or new.split(".")[0] in known, f"{new} is gone"
+
+
+def test_the_milestones_of_a_start_are_still_logged() -> None:
+    import vllm
+
+    sources = "".join(
+        (Path(vllm.__file__).parent / name).read_text()
+        for name in (
+            "v1/worker/cpu_model_runner.py",
+            "v1/worker/gpu_model_runner.py",
+            "model_executor/model_loader/default_loader.py",
+            "v1/core/kv_cache_utils.py",
+            "v1/engine/core.py",
+        )
+    )
+    for text, _phase in phases.MILESTONES:
+        wanted = text.removeprefix("GPU ").removeprefix("CPU ")
+        assert wanted in sources, f"vLLM no longer logs {text!r}"

@@ -1,0 +1,100 @@
+"""/invoke: events of every shape become the same requests, and the body tells all."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+CHAT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+RAW = {"prompt": "Hello", "max_tokens": 4}
+
+
+def invoke(client: FlaskClient, event: Any) -> Any:
+    """Send an event as FC does: bytes of no particular type."""
+    data = event if isinstance(event, bytes) else json.dumps(event).encode()
+    return client.post("/invoke", data=data, content_type="application/octet-stream")
+
+
+def timeless(body: Any) -> Any:
+    """A body without what differs between any two answers."""
+    if isinstance(body, dict):
+        return {key: timeless(value) for key, value in body.items() if key not in ("id", "created", "status")}
+    return [timeless(item) for item in body] if isinstance(body, list) else body
+
+
+REQUESTS: list[tuple[str, Any]] = [
+    ("/chat", CHAT),
+    ("/v1/chat/completions", {**CHAT, "max_tokens": 2}),
+    ("/generate", RAW),
+    ("/v1/completions", RAW),
+    ("/chat", {**CHAT, "model": "other"}),
+    ("/chat", {"messages": []}),
+    ("/generate", {**RAW, "max_tokens": 0}),
+    ("/generate", {"prompt": "w " * 9000}),
+    ("/tokenize", {"prompt": "a b c"}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), REQUESTS)
+@pytest.mark.parametrize("form", ["object", "string", "base64", "httpMethod", "fc"])
+def test_an_event_answers_what_the_route_answers(client: FlaskClient, path: str, body: Any, form: str) -> None:
+    text = json.dumps(body)
+    event: dict[str, Any] = {
+        "object": {"path": path, "method": "POST", "body": body},
+        "string": {"path": path, "method": "post", "body": text},
+        "base64": {"path": path, "body": base64.b64encode(text.encode()).decode(), "isBase64Encoded": True},
+        "httpMethod": {"path": path, "httpMethod": "POST", "headers": {"Content-Type": "application/json"}, "body": text},
+        "fc": {"version": "v1", "rawPath": path, "body": text, "requestContext": {"http": {"method": "POST"}}},
+    }[form]
+    direct, through = client.post(path, json=body), invoke(client, event)
+    assert timeless(through.get_json()) == timeless(direct.get_json())
+    assert through.status_code == direct.status_code
+    if direct.status_code >= 400:
+        assert through.get_json()["error"]["status"] == direct.status_code
+
+
+@pytest.mark.parametrize(("event", "path"), [(CHAT, "/chat"), (RAW, "/generate")])
+def test_a_bare_body_is_understood(client: FlaskClient, event: Any, path: str) -> None:
+    assert timeless(invoke(client, event).get_json()) == timeless(client.post(path, json=event).get_json())
+
+
+def test_a_streamed_event_is_the_same_stream(client: FlaskClient) -> None:
+    text = invoke(client, {**CHAT, "stream": True}).get_data(as_text=True)
+    assert text.startswith("data: {") and text.endswith("data: [DONE]\n\n")
+
+
+def test_other_routes_can_be_called(client: FlaskClient) -> None:
+    assert invoke(client, {"path": "/health", "method": "GET"}).get_json()["ready"] is True
+    assert invoke(client, {"path": "/v1/models"}).get_json()["data"][0]["id"] == "scripted"
+
+
+@pytest.mark.parametrize("event", [b"", b"  ", {}, {"key1": "value1", "key2": "value2", "key3": "value3"}, {"path": 1}])
+def test_an_event_that_means_nothing_gets_a_hint(client: FlaskClient, event: Any) -> None:
+    error = invoke(client, event).get_json()["error"]
+    assert error["code"] == "unknown_event" and error["status"] == 400
+    for word in ("messages", "prompt", "path"):
+        assert word in error["message"]
+
+
+@pytest.mark.parametrize("path", ["/invoke", "/initialize", "/pre-stop"])
+def test_an_event_cannot_reach_the_platforms_routes(client: FlaskClient, path: str) -> None:
+    method = "GET" if path == "/pre-stop" else "POST"
+    assert invoke(client, {"path": path, "method": method, "body": {}}).get_json()["error"]["status"] == 403
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b"\xff\xfe",
+        b"null",
+        {"path": "/chat", "body": "!", "isBase64Encoded": True},
+        {"path": "/chat", "method": "DELETE"},
+        {"path": "/chat", "headers": [1]},
+        {"path": "/chat", "headers": {"a\nb": "c"}, "body": "{}"},
+        {"path": "/" + "x" * 5000},
+    ],
+)
+def test_a_broken_event_is_a_400(client: FlaskClient, event: Any) -> None:
+    assert invoke(client, event).get_json()["error"]["status"] == 400
