@@ -7,6 +7,8 @@ PYTHON ?= python3
 ARGS ?=
 
 VENV := .venv
+OPS := .venv-infra
+NODE := $(shell command -v npm)
 BIN := $(VENV)/bin
 GPU := $(shell [ -e /dev/nvidiactl ] && echo yes)
 BUILD := $(if $(GPU),cuda,cpu)
@@ -27,15 +29,25 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/service: code/requirements/$(BUILD).txt | $(BIN)/python
+$(VENV)/service: code/requirements/$(BUILD).txt code/requirements/bundled.txt | $(BIN)/python
 	@echo "Installing the service on vLLM's $(BUILD) build (about 3 minutes, once) ..."
 ifeq ($(BUILD),cpu)
 	$(PIP) install --progress-bar on $(TORCH_CPU) || $(PIP) install --progress-bar on --extra-index-url $(TORCH_INDEX) $(TORCH_CPU)
 endif
-	$(PIP) install --progress-bar on $(LOCKED) -r $<
+	$(PIP) install --progress-bar on $(LOCKED) -r $< -r code/requirements/bundled.txt
 	touch $@
 
-$(VENV)/dev: tests/requirements.txt infra/requirements.txt $(VENV)/service
+# What only operators need: the cloud SDK, and Serverless Devs when Node is there. No engine.
+$(OPS)/ready: infra/requirements.txt
+	$(PYTHON) -m venv $(OPS)
+	$(OPS)/bin/python -m pip --disable-pip-version-check install -q $(LOCKED) -r $<
+	touch $@
+
+infra/node_modules: infra/package-lock.json
+	npm ci --prefix infra --no-audit --no-fund --loglevel error
+	touch $@
+
+$(VENV)/dev: tests/requirements.txt infra/requirements.txt $(VENV)/service $(if $(NODE),infra/node_modules)
 	@echo "Installing what tests and checks need (about 1 minute, once) ..."
 	$(PIP) install $(LOCKED) -r tests/requirements.txt
 	$(PIP) install $(LOCKED) -r infra/requirements.txt
@@ -67,13 +79,48 @@ check: $(VENV)/dev ## Lint, types, dependencies
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# --- the cloud --------------------------------------------------------------------------------------------------
+
+DEPLOY_REPOSITORY ?=
+DEPLOY_FUNCTION ?= chatbot-llm
+export DEPLOY_IMAGE ?= $(DEPLOY_REPOSITORY):$(shell git describe --tags --always --dirty --abbrev=12)
+INFRA = PYTHON=$(abspath $(OPS))/bin/python $(OPS)/bin/python -m infra
+
+.PHONY: doctor
+doctor: $(OPS)/ready infra/node_modules ## Check s.yaml and the RAM policies; needs no account
+	$(INFRA) doctor
+
+.PHONY: deploy
+deploy: $(OPS)/ready infra/node_modules ## Deploy with Serverless Devs, wait until it serves, smoke-test it
+	$(INFRA).serverless_devs deploy -y --skip-push
+	$(INFRA) wait-ready --qualifier LATEST
+	$(INFRA) smoke $(DEPLOY_FUNCTION)
+
+.PHONY: release
+release: $(OPS)/ready ## Publish a version, try it, move the alias to it or go back
+	$(INFRA) release --description "$$(git describe --always)"
+
+.PHONY: smoke
+smoke: $(OPS)/ready ## Ask the deployed function a few questions and judge the answers
+	$(INFRA) smoke $(DEPLOY_FUNCTION)
+
+.PHONY: status
+status: $(OPS)/ready ## Show instances, image, errors and the price so far
+	$(INFRA) status
+
+# --- keeping ----------------------------------------------------------------------------------------------------
+
 .PHONY: lock
 lock: ## Make the lock files again from the .in files (needs uv)
 	cd code/requirements && uv pip compile -q --generate-hashes --no-header --python-version 3.11 --overrides cpu.overrides.txt \
 	  --no-emit-package torch $(LOCK_ARGS) cpu.in -o cpu.txt
+	cd code/requirements && uv pip compile -q --generate-hashes --no-header --python-version 3.11 --no-deps -c cpu.txt \
+	  $(LOCK_ARGS) bundled.in -o bundled.txt
+	cd code/requirements && uv pip compile -q --generate-hashes --no-header --python-version 3.12 \
+	  --python-platform x86_64-manylinux_2_28 --overrides cuda.overrides.txt cuda.in -o cuda.txt
 	for lock in tests infra; do uv pip compile -q --generate-hashes --no-header --python-version 3.11 --no-emit-package torch \
 	  -c code/requirements/cpu.txt $(LOCK_ARGS) $$lock/requirements.in -o $$lock/requirements.txt; done
 
 .PHONY: clean
 clean: ## Remove what this Makefile made
-	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(OPS) infra/node_modules build .mypy_cache .ruff_cache .pytest_cache
