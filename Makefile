@@ -79,11 +79,34 @@ check: $(VENV)/dev ## Lint, types, dependencies
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# --- the image --------------------------------------------------------------------------------------------------
+
+TAG := $(shell git describe --tags --always --dirty --abbrev=12 2>/dev/null)
+CUDA ?= cu130
+MODEL_SOURCE ?= huggingface
+DEPLOY_REPOSITORY ?=
+export DEPLOY_REPOSITORY
+
+# A build argument without a value is taken from the environment, when it is there.
+.PHONY: image
+image: ## Build the GPU image (CUDA=cu129, MODEL_SOURCE=modelscope, HF_ENDPOINT=... for a mirror)
+	docker buildx build --platform linux/amd64 --provenance=false --sbom=false --load --progress=plain \
+	  --build-arg CUDA=$(CUDA) --build-arg MODEL_SOURCE=$(MODEL_SOURCE) --build-arg VERSION=$(TAG) \
+	  --build-arg HF_ENDPOINT --build-arg MODELSCOPE_ENDPOINT --build-arg PIP_INDEX_URL --build-arg PYTHON_IMAGE \
+	  -t chatbot-llm:local -t chatbot-llm:$(TAG) .
+
+.PHONY: push
+push: ## Push the image as DEPLOY_REPOSITORY:<git describe>; a tag that exists is never overwritten
+	$(PYTHON) -m infra.image.push $(ARGS)
+
+.PHONY: local-test
+local-test: $(VENV)/dev ## Start the image on this machine's GPU as FC does and try it; without a GPU, the CPU build
+	$(BIN)/python -m infra.image.local_test $(ARGS)
+
 # --- the cloud --------------------------------------------------------------------------------------------------
 
-DEPLOY_REPOSITORY ?=
 DEPLOY_FUNCTION ?= chatbot-llm
-export DEPLOY_IMAGE ?= $(DEPLOY_REPOSITORY):$(shell git describe --tags --always --dirty --abbrev=12)
+export DEPLOY_IMAGE ?= $(DEPLOY_REPOSITORY):$(TAG)
 INFRA = PYTHON=$(abspath $(OPS))/bin/python $(OPS)/bin/python -m infra
 
 .PHONY: doctor
@@ -116,8 +139,8 @@ lock: ## Make the lock files again from the .in files (needs uv)
 	  --no-emit-package torch $(LOCK_ARGS) cpu.in -o cpu.txt
 	cd code/requirements && uv pip compile -q --generate-hashes --no-header --python-version 3.11 --no-deps -c cpu.txt \
 	  $(LOCK_ARGS) bundled.in -o bundled.txt
-	cd code/requirements && uv pip compile -q --generate-hashes --no-header --python-version 3.12 \
-	  --python-platform x86_64-manylinux_2_28 --overrides cuda.overrides.txt cuda.in -o cuda.txt
+	cd code/requirements && uv pip compile -q --generate-hashes --no-header --python-version 3.11 \
+	  --python-platform x86_64-manylinux_2_36 --only-binary :all: --overrides cuda.overrides.txt $(LOCK_ARGS) cuda.in -o cuda.txt
 	for lock in tests infra; do uv pip compile -q --generate-hashes --no-header --python-version 3.11 --no-emit-package torch \
 	  -c code/requirements/cpu.txt $(LOCK_ARGS) $$lock/requirements.in -o $$lock/requirements.txt; done
 

@@ -43,7 +43,9 @@ class Admission:
                     "this instance is shutting down; send the request again", code="draining", retry_after=RETRY_MIN
                 )
             if self._closed:
-                raise Unavailable("the engine is gone; send the request again", code="engine_unavailable", retry_after=5)
+                raise Unavailable(
+                    "the engine is gone; send the request again", code="engine_unavailable", retry_after=5
+                )
             if self._open and not self._waiting and len(self._running) < self.max_running:
                 self._grant(call)
             elif len(self._waiting) < self.max_waiting + (0 if self._open else self.max_running):

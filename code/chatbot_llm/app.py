@@ -7,7 +7,7 @@ from typing import Any
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from chatbot_llm import api, events, guard, lifecycle, playground, telemetry
+from chatbot_llm import api, events, guard, lifecycle, openapi, playground, telemetry
 from chatbot_llm.engine.base import Engine
 from chatbot_llm.errors import ApiError, envelope
 from chatbot_llm.service import Service
@@ -27,6 +27,7 @@ def create_app(settings: Settings, engine: Engine, metrics: telemetry.Metrics | 
     app.register_blueprint(api.blueprint(service))
     app.register_blueprint(events.blueprint(app))
     app.register_blueprint(playground.blueprint(settings))
+    app.register_blueprint(openapi.blueprint())
 
     @app.before_request
     def admit() -> None:

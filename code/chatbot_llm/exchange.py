@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 
+from chatbot_llm import tracing
 from chatbot_llm.calls import Call, Cause, Result, Signal
 from chatbot_llm.engine.base import State
 from chatbot_llm.errors import ApiError, Unavailable, envelope, sse_event
@@ -28,6 +29,7 @@ class Exchange:
         self._route = route
         self._fc = fc
         self._over = False
+        self._span = tracing.Span(route, call.trace, time.monotonic() - call.arrived)
         self.outcome = ""
 
     def run(self, sock: socket.socket | None) -> "Result | Stream":
@@ -119,9 +121,11 @@ class Exchange:
             metrics.first.observe(call.first_at - call.arrived)
         cold = service.answered == 0
         service.answered += 1
+        names = [card["id"] for card in service.engine.models()] or [""]
         fields = {
             "msg": "request",
             "route": self._route,
+            "model": call.body["model"] if call.body.get("model") in names else names[0],
             "outcome": self.outcome,
             "request_id": call.request_id,
             "id": call.id,
@@ -132,6 +136,7 @@ class Exchange:
             **{f"{name}_ms": value for name, value in self.times().items()},
         }
         log.info("request", extra={"fields": fields})
+        self._span.end(fields)
 
     def times(self) -> dict[str, float]:
         """Milliseconds: waiting for a slot, until the first token, decoding, all so far."""

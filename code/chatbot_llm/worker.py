@@ -5,6 +5,7 @@ Bound to gunicorn 27, whose methods this overrides; the tests in `tests/contract
 real gunicorn.
 """
 
+import json
 import logging
 import os
 import socket
@@ -12,14 +13,25 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
 from flask import Response, request
+from gunicorn.http.errors import (
+    ExpectationFailed,
+    InvalidResponseHeader,
+    InvalidResponseHeaderName,
+    LimitRequestHeaders,
+    LimitRequestLine,
+    ParseException,
+    UnsupportedTransferCoding,
+)
 from gunicorn.workers.gthread import _DEFER, TConn, ThreadWorker
 
 from chatbot_llm.app import service_of
 from chatbot_llm.arrival import Arrival, judge
 from chatbot_llm.engine.base import State
+from chatbot_llm.errors import envelope
 from chatbot_llm.service import Service
 
 log = logging.getLogger(__name__)
@@ -124,6 +136,18 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _keepalive_after(self, conn: TConn, keepalive: bool) -> bool:
         return not conn.unread and super()._keepalive_after(conn, keepalive)
 
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
+        """gunicorn's own refusals, in the envelope. Neither log nor answer repeats what the client sent."""
+        status, text = refusal(exc)
+        if status == 500:
+            log.error("unexpected error outside of the app", exc_info=exc)
+        else:
+            log.info("refused a request that is not HTTP: %s", type(exc).__name__)
+        body = json.dumps(envelope(status, text)).encode()
+        head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
+        with suppress(OSError):
+            client.sendall(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
+
     @property
     def answering(self) -> int:
         """Requests whose answer is not out yet."""
@@ -147,6 +171,21 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         """SIGQUIT, SIGINT, a second SIGTERM, the master's death: end at once."""
         self.service.engine.stop(timeout=0.5)
         os._exit(0)
+
+
+def refusal(error: Exception) -> tuple[int, str]:
+    """(status, message) for what gunicorn's parser refused; 500 for anything that is not the client's doing."""
+    if isinstance(error, LimitRequestLine):
+        return 414, "the request line is longer than 4 KB"
+    if isinstance(error, LimitRequestHeaders):
+        return 431, "the headers are larger than 8 KB, or there are more than 64"
+    if isinstance(error, ExpectationFailed):
+        return 417, "Expect: only 100-continue is understood"
+    if isinstance(error, UnsupportedTransferCoding):
+        return 501, "Transfer-Encoding: only chunked is understood"
+    if isinstance(error, ParseException) and not isinstance(error, InvalidResponseHeader | InvalidResponseHeaderName):
+        return 400, "the request is not valid HTTP/1.1"
+    return 500, "an unexpected error; the log has its details"
 
 
 def _notice_dead_peers(sock: socket.socket, within_s: float) -> None:

@@ -16,8 +16,6 @@ from chatbot_llm.settings import Settings
 from chatbot_llm.telemetry import Metrics
 
 
-
-
 @pytest.fixture
 def make_app() -> Iterator[Make]:
     """Make apps with settings and a script; their engines are stopped afterwards."""

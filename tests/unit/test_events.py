@@ -45,7 +45,12 @@ def test_an_event_answers_what_the_route_answers(client: FlaskClient, path: str,
         "object": {"path": path, "method": "POST", "body": body},
         "string": {"path": path, "method": "post", "body": text},
         "base64": {"path": path, "body": base64.b64encode(text.encode()).decode(), "isBase64Encoded": True},
-        "httpMethod": {"path": path, "httpMethod": "POST", "headers": {"Content-Type": "application/json"}, "body": text},
+        "httpMethod": {
+            "path": path,
+            "httpMethod": "POST",
+            "headers": {"Content-Type": "application/json"},
+            "body": text,
+        },
         "fc": {"version": "v1", "rawPath": path, "body": text, "requestContext": {"http": {"method": "POST"}}},
     }[form]
     direct, through = client.post(path, json=body), invoke(client, event)

@@ -167,4 +167,4 @@ def test_the_deadline_ends_a_stream_in_good_order(make_app: Make) -> None:
         "/chat", json={**CHAT, "max_tokens": 500, "stream": True}, headers={"x-request-timeout": "0.3"}
     )
     text = answer.get_data(as_text=True)
-    assert text.endswith("data: [DONE]\n\n") and '"finish_reason": "length"' in text
+    assert text.endswith("data: [DONE]\n\n") and '"finish_reason":"length"' in text

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import threading
+import time
 from abc import abstractmethod
 from collections.abc import AsyncGenerator
 
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 WATCH_S = 0.25
 #: Seconds between two pings of the engine's loop.
 PING_S = 5.0
+#: The last event of every stream, and what an event that ends a choice holds.
+DONE, FINISH = "data: [DONE]\n\n", '"finish_reason":"'
 #: Tries, 0.1 s apart, to make the engine hand over what it has.
 CUT_TRIES = 20
 
@@ -193,7 +196,7 @@ class LoopEngine(Engine):
 
     async def _serve(self, call: Call) -> None:
         """Run one call to its end. Whatever happens, the call's inbox gets an END."""
-        begun = False
+        begun = finished = False
         try:
             answer = await self._answer(call)
             if isinstance(answer, Result):
@@ -202,7 +205,13 @@ class LoopEngine(Engine):
             async with contextlib.aclosing(answer):
                 async for chunk in answer:
                     begun = True
-                    call.put(chunk.encode() if call.cause is None else self._mark_cut(chunk))
+                    if call.cause is None:
+                        call.put(chunk.encode())
+                    else:
+                        if chunk == DONE and not finished:
+                            call.put(self._finish(call))
+                        call.put(self._mark_cut(chunk))
+                    finished = finished or FINISH in chunk
             self._account(call)
         except asyncio.CancelledError:
             now = self.status()
@@ -218,6 +227,22 @@ class LoopEngine(Engine):
             _fail(call, begun, told)
         finally:
             call.put(Signal.END)
+
+    def _finish(self, call: Call) -> bytes:
+        """The event that ends every choice, for a stream cut before the engine said a word."""
+        chat = call.kind == "chat"
+        empty: dict[str, object] = {"delta": {}} if chat else {"text": ""}
+        event = {
+            "id": f"{'chatcmpl' if chat else 'cmpl'}-{call.id}",
+            "object": "chat.completion.chunk" if chat else "text_completion",
+            "created": int(time.time()),
+            "model": self.models()[0]["id"],
+            "choices": [
+                {"index": at, **empty, "logprobs": None, "finish_reason": "length"}
+                for at in range(int(call.body.get("n") or 1))
+            ],
+        }
+        return f"data: {json.dumps(event, separators=(',', ':'))}\n\n".encode()
 
     # the end
 

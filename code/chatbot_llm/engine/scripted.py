@@ -21,7 +21,7 @@ from typing import Any
 
 from chatbot_llm.calls import Call, Cause, Result
 from chatbot_llm.engine.base import Phase
-from chatbot_llm.engine.loop_engine import LoopEngine
+from chatbot_llm.engine.loop_engine import DONE, LoopEngine
 from chatbot_llm.errors import ApiError, BadRequest, UsageError
 from chatbot_llm.settings import Settings
 
@@ -120,21 +120,21 @@ class ScriptedEngine(LoopEngine):
         head = self._head(call, "chat.completion.chunk" if chat else "text_completion")
 
         def event(choice: dict[str, Any]) -> str:
-            return f"data: {json.dumps({**head, 'choices': [{'index': 0, 'logprobs': None, **choice}]})}\n\n"
+            return _event({**head, "choices": [{"index": 0, "logprobs": None, **choice}]})
 
         if chat:
             yield event({"delta": {"role": "assistant", "content": ""}, "finish_reason": None})
         async for burst in self._words(call):
             for word in burst:
                 yield event({"delta": {"content": word}, "finish_reason": None} if chat else {"text": word})
-        finish = {"finish_reason": self._finish(call)}
+        finish = {"finish_reason": self._finish_reason(call)}
         yield event({"delta": {}, **finish} if chat else {"text": "", **finish})
         if (call.body.get("stream_options") or {}).get("include_usage"):
-            yield f"data: {json.dumps({**head, 'choices': [], 'usage': _usage(call)})}\n\n"
-        yield "data: [DONE]\n\n"
+            yield _event({**head, "choices": [], "usage": _usage(call)})
+        yield DONE
 
     def _whole(self, call: Call, words: list[str]) -> dict[str, Any]:
-        text, finish = "".join(words), self._finish(call)
+        text, finish = "".join(words), self._finish_reason(call)
         choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish}
         if call.kind == "chat":
             choice["message"] = {"role": "assistant", "content": text}
@@ -147,7 +147,7 @@ class ScriptedEngine(LoopEngine):
         prefix = "chatcmpl" if call.kind == "chat" else "cmpl"
         return {"id": f"{prefix}-{call.id}", "object": kind, "created": int(time.time()), "model": NAME}
 
-    def _finish(self, call: Call) -> str:
+    def _finish_reason(self, call: Call) -> str:
         script = call.prepared
         ended = script.get("loop") or len(str(script.get("text", _TEXT)).split(" ")) > script["limit"]
         return "length" if ended or call.cause in (Cause.DEADLINE, Cause.DRAIN) else "stop"
@@ -170,6 +170,10 @@ class ScriptedEngine(LoopEngine):
 
     def _explain(self, error: Exception) -> ApiError:
         return ApiError("the engine could not answer this request", code="engine_error")
+
+
+def _event(value: dict[str, Any]) -> str:
+    return f"data: {json.dumps(value, separators=(',', ':'))}\n\n"
 
 
 def _usage(call: Call) -> dict[str, int]:

@@ -1,0 +1,266 @@
+"""Fetch the model that the image carries: pinned, resumable, checked byte by byte, or not at all.
+
+    python -m infra.image.bake fetch --to DIR [--source huggingface|modelscope] [--install DIR]
+    python -m infra.image.bake lock          write every file's size and sha256 into weights.json; review and commit it
+
+weights.json names the repository and its commit. While its `files` are empty, a fetch takes the expected checksums
+from the hub's own record of that commit (sha256 of large files, git's object id of small ones), which ties the bytes
+to the commit; ModelScope knows no such commit, so from there only a locked list is fetched. Once locked, both hubs,
+and any mirror named by HF_ENDPOINT or MODELSCOPE_ENDPOINT, must deliver the same bytes, and no list is asked for.
+
+Runs inside the image build, before any package is installed: standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.image.transfer import BakeError, download, get_json, quote, size_text
+
+MANIFEST = Path(__file__).with_name("weights.json")
+#: What vLLM and transformers read; the rest of a repository (figures, other formats) stays where it is.
+WANTED = ("*.safetensors", "*.json", "*.txt", "LICENSE*")
+#: ModelScope's own file, unknown to Hugging Face.
+UNWANTED = ("configuration.json",)
+#: 2026-01-01. One time for all files makes the image layer's digest depend on nothing but their content,
+#: so a rebuild without cache pushes no weights again.
+FILE_TIME_S = 1_767_225_600
+#: Kept free beside the weights, for the rest of the build.
+SPARE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class File:
+    """What one file must be. `sha256` or `blob` (git's object id, a SHA-1) is known, or both."""
+
+    path: str
+    size: int
+    sha256: str = ""
+    blob: str = ""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    repository: str
+    revision: str
+    files: tuple[File, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        try:
+            raw = json.loads(path.read_text())
+            files = tuple(File(name, entry["size"], entry["sha256"]) for name, entry in raw["files"].items())
+            manifest = cls(raw["repository"], raw["revision"], files)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BakeError(f"{path} is not a list of weights: {error!r}") from error
+        if len(manifest.revision) != 40 or set(manifest.revision) - set("0123456789abcdef"):
+            raise BakeError(f"{path}: `revision` must be a commit of 40 hex digits, not {manifest.revision!r}")
+        return manifest
+
+    def text(self) -> str:
+        files = {file.path: {"size": file.size, "sha256": file.sha256} for file in self.files}
+        return json.dumps({"repository": self.repository, "revision": self.revision, "files": files}, indent=2) + "\n"
+
+
+class HuggingFace:
+    name = "huggingface"
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._base = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+        self._manifest = manifest
+
+    def files(self) -> tuple[File, ...]:
+        it = self._manifest
+        entries = get_json(f"{self._base}/api/models/{it.repository}/tree/{it.revision}?recursive=true")
+        return tuple(
+            File(entry["path"], entry["size"], sha256=entry["lfs"]["oid"].removeprefix("sha256:"))
+            if entry.get("lfs")
+            else File(entry["path"], entry["size"], blob=entry["oid"])
+            for entry in entries
+            if entry["type"] == "file"
+        )
+
+    def url(self, path: str) -> str:
+        return f"{self._base}/{self._manifest.repository}/resolve/{self._manifest.revision}/{quote(path)}"
+
+
+class ModelScope:
+    """The same repository by name. Its branch `master` has its own history, hence checksums instead of commits."""
+
+    name = "modelscope"
+
+    def __init__(self, manifest: Manifest) -> None:
+        base = (os.environ.get("MODELSCOPE_ENDPOINT") or "https://modelscope.cn").rstrip("/")
+        self._api = f"{base}/api/v1/models/{manifest.repository}/repo"
+
+    def files(self) -> tuple[File, ...]:
+        entries = get_json(f"{self._api}/files?Revision=master&Recursive=true")["Data"]["Files"]
+        return tuple(
+            File(entry["Path"], entry["Size"], sha256=entry["Sha256"]) for entry in entries if entry["Type"] == "blob"
+        )
+
+    def url(self, path: str) -> str:
+        return f"{self._api}?Revision=master&FilePath={quote(path)}"
+
+
+Hub = HuggingFace | ModelScope
+HUBS: dict[str, type[HuggingFace] | type[ModelScope]] = {"huggingface": HuggingFace, "modelscope": ModelScope}
+
+
+def listed(hub: Hub) -> tuple[File, ...]:
+    """The hub's files that an engine needs. Raises BakeError when the hub's answer is not what it documents."""
+    try:
+        files = hub.files()
+    except (KeyError, TypeError) as error:
+        raise BakeError(f"{hub.name} answered with a list of files in an unknown form: {error!r}") from error
+    wanted = [
+        file
+        for file in files
+        if any(fnmatch.fnmatch(file.path, pattern) for pattern in WANTED) and file.path not in UNWANTED
+    ]
+    if not any(file.path.endswith(".safetensors") for file in wanted):
+        raise BakeError(f"{hub.name} lists no weights for this model: is the repository's name right?")
+    return tuple(sorted(wanted, key=lambda file: file.path))
+
+
+def digests(path: Path) -> tuple[str, str]:
+    """(sha256, git object id) of a file, read once."""
+    sha256 = hashlib.sha256()
+    blob = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            sha256.update(chunk)
+            blob.update(chunk)
+    return sha256.hexdigest(), blob.hexdigest()
+
+
+def check(path: Path, file: File) -> File:
+    """The file with its sha256 filled in. Removes it and raises BakeError when it is not what it must be."""
+    size = path.stat().st_size
+    sha256, blob = digests(path)
+    for kind, expected, found in (
+        ("size", str(file.size), str(size)),
+        ("sha256", file.sha256, sha256),
+        ("git object id", file.blob, blob),
+    ):
+        if expected and expected != found:
+            path.unlink()
+            raise BakeError(
+                f"{file.path} is not the file that was pinned: {kind} {found} instead of {expected}. It was removed. "
+                "Run again; if it repeats, the source is damaged or was changed: try the other --source"
+            )
+    return File(file.path, size, sha256, blob)
+
+
+def fetch(manifest: Manifest, source: str, to: Path) -> tuple[Path, Manifest]:
+    """Download what is missing below `to`/<org>/<name>; every file there is then checked."""
+    hub = HUBS[source](manifest)
+    if not manifest.files and source == "modelscope":
+        raise BakeError(
+            "ModelScope does not know the pinned commit and weights.json holds no checksums yet: "
+            "run `python -m infra.image.bake lock` (add --source modelscope where Hugging Face is out of reach), "
+            "review and commit weights.json, then build again"
+        )
+    wanted = manifest.files or listed(hub)
+    folder = to / manifest.repository
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = sum(file.size - _there(folder, file) for file in wanted)
+    free = shutil.disk_usage(folder).free
+    if missing and missing + SPARE_BYTES > free:
+        raise BakeError(
+            f"{size_text(missing)} are still to come and {folder} has {size_text(free)} free: make room for "
+            f"{size_text(missing + SPARE_BYTES)}, or name another folder"
+        )
+    print(f"{manifest.repository} at {manifest.revision[:12]} from {source}: {size_text(missing)} to fetch", flush=True)
+    done = []
+    for file in wanted:
+        path = folder / file.path
+        part = path.with_name(path.name + ".part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            download(hub.url(file.path), part, file.size, file.path)
+            checked = check(part, file)
+            part.replace(path)
+        else:
+            checked = check(path, file)
+        done.append(checked)
+        print(f"{file.path}  {size_text(checked.size)}  ok", flush=True)
+    return folder, Manifest(manifest.repository, manifest.revision, tuple(done))
+
+
+def _there(folder: Path, file: File) -> int:
+    for path in (folder / file.path, folder / f"{file.path}.part"):
+        if path.exists():
+            return min(path.stat().st_size, file.size)
+    return 0
+
+
+def install(folder: Path, manifest: Manifest, to: Path) -> None:
+    """Copy the checked files, and nothing else, to `to`/<org>/<name>, with times that never change."""
+    target = to / manifest.repository
+    for file in manifest.files:
+        copy = target / file.path
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / file.path, copy)
+        copy.chmod(0o644)
+    # Last, so that its presence says: whole.
+    (target / "weights.json").write_text(manifest.text())
+    for path in [to, *to.rglob("*")]:
+        os.utime(path, (FILE_TIME_S, FILE_TIME_S))
+
+
+def lock(manifest: Manifest, source: str) -> Manifest:
+    """The manifest with every size and sha256; fetches only the small files that the hub lists without a sha256."""
+    hub = HUBS[source](manifest)
+    files = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for file in listed(hub):
+            if file.sha256:
+                files.append(file)
+                continue
+            part = Path(scratch) / "part"
+            download(hub.url(file.path), part, file.size, file.path)
+            files.append(check(part, file))
+            part.unlink()
+    return Manifest(manifest.repository, manifest.revision, tuple(files))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Fetch the model that the image carries.")
+    parser.add_argument("act", choices=("fetch", "lock"))
+    parser.add_argument("--source", choices=tuple(HUBS), default="huggingface", help="default: %(default)s")
+    parser.add_argument("--to", type=Path, help="where downloads are kept and resumed (fetch)")
+    parser.add_argument("--install", type=Path, help="also copy the checked files there (fetch)")
+    parser.add_argument("--manifest", type=Path, default=MANIFEST, help="default: weights.json beside this file")
+    args = parser.parse_args(argv)
+    if args.act == "fetch" and args.to is None:
+        parser.error("fetch needs --to")
+    try:
+        manifest = Manifest.read(args.manifest)
+        if args.act == "lock":
+            args.manifest.write_text(lock(manifest, args.source).text())
+            print(f"{args.manifest} is locked: review it and commit it")
+            return 0
+        folder, found = fetch(manifest, args.source, args.to)
+        if args.install:
+            install(folder, found, args.install)
+        if not manifest.files:
+            print("no checksums are locked; these were found (`python -m infra.image.bake lock` writes them):")
+            print(found.text())
+    except BakeError as error:
+        print(f"bake: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,211 @@
+"""Start the image on this machine's GPU as Function Compute starts it, try it, take it down: `make local-test`.
+
+FC's order, with the limits of s.yaml: environment, TCP connect, POST /initialize, the first health check (which may
+not fail), traffic, POST /invoke, GET /pre-stop, SIGTERM. On a T4 also the acceptance run, and what the run has
+compiled is kept for the next image (infra/image/warm). Without a GPU the same is done with the CPU build, and said so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+import yaml
+
+from infra.errors import CheckFailed, InfraError, TimedOut
+from infra.image.target import Container, Process, Target, gpu
+from infra.limits import LISTEN_WITHIN_S
+
+ROOT = Path(__file__).resolve().parents[2]
+WARM = Path(__file__).with_name("warm")
+T4_CAPABILITY = "7.5"
+EXIT_S = 30  # after SIGTERM; /pre-stop has drained already, so only closing is left
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What s.yaml says about a start and an end. Times in seconds."""
+
+    initializer_s: int
+    pre_stop_s: int
+    health_path: str
+    health_s: int
+    timeout_s: int
+    memory_mb: int
+    port: int
+    environment: dict[str, str]
+
+    @classmethod
+    def read(cls, path: Path) -> Plan:
+        """Raises CheckFailed, naming the key, when s.yaml lacks one."""
+        template = yaml.safe_load(path.read_text())
+        try:
+            (resource,) = template["resources"].values()
+            props: dict[str, Any] = template["template"][resource["extend"]["name"]] | resource["props"]
+            hooks = props["instanceLifecycleConfig"]
+            container = props["customContainerConfig"]
+            return cls(
+                initializer_s=hooks["initializer"]["timeout"],
+                pre_stop_s=hooks["preStop"]["timeout"],
+                health_path=container["healthCheckConfig"]["httpGetUrl"],
+                health_s=container["healthCheckConfig"]["timeoutSeconds"],
+                timeout_s=props["timeout"],
+                memory_mb=props["memorySize"],
+                port=container["port"],
+                # What begins with ${ comes from the deployer's own environment.
+                environment={
+                    name: str(value)
+                    for name, value in props["environmentVariables"].items()
+                    if not str(value).startswith("${")
+                },
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckFailed(f"{path.name} does not say {error}: `python -m infra doctor` explains") from error
+
+    def as_fc(self, port: int) -> dict[str, str]:
+        """The variables FC gives a container (FC docs 04/047), and the function's own."""
+        return self.environment | {
+            "FC_FUNCTION_NAME": "chatbot-llm",
+            "FC_REGION": "local",
+            "FC_ACCOUNT_ID": "0",
+            "FC_INSTANCE_ID": f"local-{uuid.uuid4().hex[:12]}",
+            "FC_CUSTOM_LISTEN_PORT": str(port),
+            "FC_FUNCTION_MEMORY_SIZE": str(self.memory_mb),
+        }
+
+
+class Drill:
+    """One start and one end of one target, step by step; every step says how long it took."""
+
+    def __init__(self, target: Target, plan: Plan, url: str) -> None:
+        self.target, self.plan, self.url = target, plan, url
+
+    def step(self, name: str, act: Callable[[], str]) -> None:
+        started = time.monotonic()
+        said = act()
+        print(f"{name:<12} {time.monotonic() - started:6.1f} s  {said}", flush=True)
+
+    def call(self, method: str, path: str, limit_s: float, body: dict[str, Any] | None = None) -> requests.Response:
+        """A request with the headers FC adds. Raises CheckFailed unless it is answered with 2xx in time."""
+        headers = {"x-fc-request-id": str(uuid.uuid4())}
+        if path in ("/initialize", "/invoke"):  # health check and pre-stop come without (FC docs 04/079)
+            headers["x-fc-control-path"] = path
+        try:
+            reply = requests.request(method, self.url + path, json=body, headers=headers, timeout=limit_s)
+        except requests.RequestException as error:
+            raise TimedOut(f"{method} {path} was not answered within {limit_s:.0f} s: {error}") from error
+        if not reply.ok:
+            raise CheckFailed(f"{method} {path} answered {reply.status_code}: {reply.text[:500]}")
+        return reply
+
+    def listen(self) -> str:
+        host, port = self.url.removeprefix("http://").split(":")
+        deadline = time.monotonic() + LISTEN_WITHIN_S
+        while time.monotonic() < deadline:
+            if not self.target.running():
+                raise CheckFailed("it ended before it listened; its log is below")
+            with suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+                return f"of {LISTEN_WITHIN_S} s allowed"
+            time.sleep(0.2)
+        raise TimedOut(f"nothing listens on the port after {LISTEN_WITHIN_S} s, which is all FC allows")
+
+    def initialize(self) -> str:
+        self.call("POST", "/initialize", self.plan.initializer_s)
+        return f"of {self.plan.initializer_s} s allowed"
+
+    def health(self) -> str:
+        self.call("GET", self.plan.health_path, self.plan.health_s)
+        return "first health check"
+
+    def invoke(self) -> str:
+        body = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 16}
+        answer = self.call("POST", "/invoke", self.plan.timeout_s, body).json()
+        return repr(answer["choices"][0]["message"]["content"][:60])
+
+    def run(self, *checks: tuple[str, tuple[str, ...]]) -> None:
+        self.step("listen", self.listen)
+        self.step("initialize", self.initialize)
+        self.step("health", self.health)
+        self.step("invoke", self.invoke)
+        for name, command in checks:
+            self.step(name, lambda command=command: self.outside(*command))  # type: ignore[misc]
+        self.step("pre-stop", lambda: str(self.call("GET", "/pre-stop", self.plan.pre_stop_s).json()["state"]))
+        self.step("SIGTERM", self.stop)
+
+    def outside(self, *command: str) -> str:
+        """One of the operator's own commands against the running service."""
+        if subprocess.run([sys.executable, "-m", *command, self.url], cwd=ROOT, check=False).returncode != 0:
+            raise CheckFailed(f"`python -m {' '.join(command)}` failed; what it says is above")
+        return "passed"
+
+    def stop(self) -> str:
+        code = self.target.stop(EXIT_S)
+        if code != 0:
+            raise CheckFailed(f"exit code {code} after SIGTERM instead of 0 (137: it did not end within {EXIT_S} s)")
+        return "exit code 0"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Start the image as FC does, try it, take it down.")
+    parser.add_argument("--image", default="chatbot-llm:local", help="local, or pulled (default: %(default)s)")
+    parser.add_argument("--port", type=int, help="on this machine (default: a free one)")
+    parser.add_argument("flags", nargs="*", help="vLLM flags after --, as for the image")
+    args = parser.parse_args(argv)
+    port = args.port or free_port()
+    checks: list[tuple[str, tuple[str, ...]]] = [("smoke", ("infra", "smoke"))]
+    try:
+        plan = Plan.read(ROOT / "s.yaml")
+        card = gpu()
+        target: Target
+        if card:
+            print(f"{card.name}, sm_{card.capability.replace('.', '')}, driver {card.driver}: the image {args.image}")
+            target = Container(args.image, args.flags, plan.as_fc(plan.port), port, plan.port)
+            if card.capability == T4_CAPABILITY:
+                checks.append(("acceptance", ("infra.acceptance",)))
+            else:
+                print("not a T4: the acceptance run, which judges a T4's arithmetic, is left out")
+        else:
+            print("no GPU with Docker here: the same steps with the CPU build; this says nothing about the GPU image")
+            target = Process(args.flags, plan.as_fc(port), port)
+    except InfraError as error:
+        print(f"local-test: {error}", file=sys.stderr)
+        return error.exit_code
+    return drill(target, plan, port, checks, keep_warm=bool(card and card.capability == T4_CAPABILITY))
+
+
+def drill(target: Target, plan: Plan, port: int, checks: list[tuple[str, tuple[str, ...]]], keep_warm: bool) -> int:
+    try:
+        target.start()
+        Drill(target, plan, f"http://127.0.0.1:{port}").run(*checks)
+        if keep_warm:
+            target.copy_out("/opt/warm/.", WARM)
+            print(f"kept what the T4 compiled in {WARM.relative_to(ROOT)}: the next `make image` bakes it in")
+    except InfraError as error:
+        print(f"{target.log()}\nlocal-test: {error}", file=sys.stderr)
+        return error.exit_code
+    finally:
+        target.remove()
+    print("local-test passed")
+    return 0
+
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    sys.exit(main())

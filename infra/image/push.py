@@ -1,0 +1,93 @@
+"""Push the image under a tag that never moves: `make push`, with DEPLOY_REPOSITORY in the environment.
+
+The tag is `git describe`. Function Compute notes the digest behind a tag when it deploys, so a tag that moves breaks
+the running function until it is deployed again. Hence: no tag for uncommitted work, none that exists already.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+
+from infra.errors import CheckFailed, InfraError, Refused
+from infra.image import size
+
+LOCAL = "chatbot-llm"
+#: What registries say about a tag that is not there (Docker's own client; Registry API `MANIFEST_UNKNOWN`).
+ABSENT = ("no such manifest", "manifest unknown", "not found: manifest")
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def tag() -> str:
+    """`git describe` of a clean checkout. Raises CheckFailed."""
+    described = _run("git", "describe", "--tags", "--always", "--dirty", "--abbrev=12")
+    name = described.stdout.strip()
+    if described.returncode != 0:
+        raise CheckFailed(f"no tag without git: {described.stderr.strip()}")
+    if name.endswith("-dirty"):
+        raise CheckFailed("the checkout has uncommitted changes, so its tag would not say what is in it: commit first")
+    return name
+
+
+def exists(reference: str) -> bool:
+    """Whether the registry has this tag. Raises Refused when it will not say."""
+    looked = _run("docker", "manifest", "inspect", reference)
+    if looked.returncode == 0:
+        return True
+    said = (looked.stderr + looked.stdout).strip()
+    if any(word in said.lower() for word in ABSENT):
+        return False
+    raise Refused(
+        f"cannot tell whether {reference} exists, and will not risk overwriting it: {said}. "
+        f"`docker login {reference.split('/', 1)[0]}`, and check that the repository exists"
+    )
+
+
+def push(repository: str, existing_ok: bool) -> str:
+    """Push and return the reference."""
+    name = tag()
+    reference = f"{repository}:{name}"
+    local = f"{LOCAL}:{name}"
+    if exists(reference):
+        if existing_ok:
+            return reference
+        raise CheckFailed(f"{reference} exists and tags do not move: commit the change and build again")
+    platform = _run("docker", "image", "inspect", "--format", "{{.Os}}/{{.Architecture}}", local)
+    if platform.returncode != 0:
+        raise CheckFailed(f"there is no image {local} here: `make image` builds it")
+    if platform.stdout.strip() != "linux/amd64":
+        raise CheckFailed(f"{local} is for {platform.stdout.strip()}; Function Compute takes linux/amd64: `make image`")
+    print(f"{local}: {size.check(local)}", flush=True)
+    for command in (("docker", "tag", local, reference), ("docker", "push", reference)):
+        if subprocess.run(command, check=False).returncode != 0:
+            raise Refused(f"`{' '.join(command)}` failed; what it says is above")
+    return reference
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Push the image under the immutable tag `git describe`.")
+    parser.add_argument(
+        "repository",
+        nargs="?",
+        default=os.environ.get("DEPLOY_REPOSITORY"),
+        help="registry.<region>.aliyuncs.com/<namespace>/chatbot-llm (default: DEPLOY_REPOSITORY)",
+    )
+    parser.add_argument("--existing-ok", action="store_true", help="leave a tag that exists alone, and succeed")
+    args = parser.parse_args(argv)
+    if not args.repository:
+        parser.error("where to? export DEPLOY_REPOSITORY=registry.<region>.aliyuncs.com/<namespace>/chatbot-llm")
+    try:
+        print(f"DEPLOY_IMAGE={push(args.repository, args.existing_ok)}")
+    except InfraError as error:
+        print(f"push: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""What local-test starts and stops: the image in Docker, or the same entry point as a process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from infra.errors import CheckFailed
+
+ROOT = Path(__file__).resolve().parents[2]
+LOG_LINES = 60
+
+
+class Target(Protocol):
+    def start(self) -> None: ...
+    def running(self) -> bool: ...
+    def log(self) -> str: ...
+    def stop(self, limit_s: int) -> int: ...
+    def copy_out(self, source: str, to: Path) -> None: ...
+    def remove(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Card:
+    name: str
+    capability: str
+    driver: str
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def gpu() -> Card | None:
+    """The first GPU, when Docker is there to hand it to a container."""
+    if not (shutil.which("nvidia-smi") and shutil.which("docker")):
+        return None
+    asked = _run("nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader")
+    lines = asked.stdout.strip().splitlines()
+    if asked.returncode != 0 or not lines:
+        return None
+    name, capability, driver = (part.strip() for part in lines[0].split(","))
+    return Card(name, capability, driver)
+
+
+class Container:
+    """The image, run as FC runs it: its ENTRYPOINT, GPU, host IPC, no more rights than it needs."""
+
+    def __init__(
+        self, image: str, flags: Sequence[str], environment: Mapping[str, str], port: int, inner_port: int
+    ) -> None:
+        self.image = image
+        variables = [word for name, value in environment.items() for word in ("--env", f"{name}={value}")]
+        self.command = [
+            *("docker", "run", "--detach", "--gpus", "all", "--ipc=host"),
+            *("--cap-drop=ALL", "--security-opt=no-new-privileges", "--publish", f"127.0.0.1:{port}:{inner_port}"),
+            *variables,
+            image,
+            *flags,
+        ]
+        self.name = ""
+
+    def start(self) -> None:
+        if _run("docker", "image", "inspect", self.image).returncode != 0:
+            remote = "/" in self.image
+            command = ["docker", "pull", self.image] if remote else ["make", "image"]
+            print(f"{self.image} is not here: {' '.join(command)}", flush=True)
+            if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
+                raise CheckFailed(f"`{' '.join(command)}` failed; what it says is above")
+        started = _run(*self.command)
+        if started.returncode != 0:
+            raise CheckFailed(f"docker run: {started.stderr.strip()} (is the NVIDIA container toolkit installed?)")
+        self.name = started.stdout.strip()
+
+    def running(self) -> bool:
+        return _run("docker", "inspect", "--format", "{{.State.Running}}", self.name).stdout.strip() == "true"
+
+    def log(self) -> str:
+        logs = _run("docker", "logs", "--tail", str(LOG_LINES), self.name)
+        return logs.stdout + logs.stderr
+
+    def stop(self, limit_s: int) -> int:
+        _run("docker", "stop", "--time", str(limit_s), self.name)
+        return int(_run("docker", "inspect", "--format", "{{.State.ExitCode}}", self.name).stdout.strip() or -1)
+
+    def copy_out(self, source: str, to: Path) -> None:
+        copied = _run("docker", "cp", f"{self.name}:{source}", str(to))
+        if copied.returncode != 0:
+            raise CheckFailed(f"docker cp: {copied.stderr.strip()}")
+
+    def remove(self) -> None:
+        if self.name:
+            _run("docker", "rm", "--force", "--volumes", self.name)
+
+
+class Process:
+    """`python -m chatbot_llm` of this checkout, in this environment."""
+
+    def __init__(self, flags: Sequence[str], environment: Mapping[str, str], port: int) -> None:
+        self._command = [sys.executable, "-m", "chatbot_llm", "--host", "127.0.0.1", "--port", str(port), *flags]
+        path = os.pathsep.join(filter(None, (str(ROOT / "code"), os.environ.get("PYTHONPATH", ""))))
+        self._environment = {**os.environ, **environment, "CHATBOT_PROFILE": "cpu", "PYTHONPATH": path}
+        self._log = Path(tempfile.mkdtemp(prefix="local-test-")) / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self._command, cwd=ROOT, env=self._environment, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def log(self) -> str:
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-LOG_LINES:])
+
+    def stop(self, limit_s: int) -> int:
+        assert self._process is not None
+        self._process.terminate()
+        try:
+            return self._process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            self.remove()
+            return 128 + signal.SIGKILL
+
+    def copy_out(self, source: str, to: Path) -> None:
+        raise CheckFailed("a process has no caches of its own to copy")
+
+    def remove(self) -> None:
+        """Nothing of the group that was started stays behind, the engine's own process included."""
+        if self._process is not None:
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            self._process.wait()
+        shutil.rmtree(self._log.parent, ignore_errors=True)

@@ -1,0 +1,141 @@
+"""One file over HTTP, resumed where the last attempt stopped. Standard library only; see bake.py."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import json
+import os
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import IO, Any
+
+CHUNK_BYTES = 1 << 20
+#: A connection that is silent for this long is given up and resumed.
+SILENCE_S = 60
+#: Attempts in a row that bring nothing.
+ATTEMPTS = 5
+#: Between two lines of progress.
+REPORT_S = 5.0
+
+
+class BakeError(Exception):
+    """What went wrong and what to change, in one sentence."""
+
+
+class _Again(Exception):
+    """A failure that another attempt may cure."""
+
+
+def quote(path: str) -> str:
+    return urllib.parse.quote(path)
+
+
+def size_text(count: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+def get_json(url: str) -> Any:
+    """A small JSON document. Raises BakeError."""
+    for attempt in range(ATTEMPTS):
+        try:
+            with _open(url, 0) as response:
+                return json.load(response)
+        except (_Again, OSError, http.client.HTTPException) as error:
+            failure = error
+            _pause(attempt)
+        except ValueError as error:
+            raise BakeError(f"{url} did not answer with JSON: is a proxy or a login page in between?") from error
+    raise BakeError(f"{url} did not answer after {ATTEMPTS} attempts: {failure}")
+
+
+def download(url: str, part: Path, size: int, name: str) -> None:
+    """Fill `part` up to `size` bytes, going on from what it already holds. Raises BakeError; `part` then stays."""
+    failures = 0
+    part.touch()
+    while (have := _length(part)) != size:
+        if have > size:
+            part.unlink()
+            have = 0
+        try:
+            _receive(url, part, have, size, name)
+            failure: Exception = _Again("the connection was closed early")
+        except (_Again, OSError, http.client.HTTPException) as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise BakeError(
+                    f"the disk is full at {part}: {size_text(size - have)} of {name} were still to come. "
+                    "Make room and run again; what is there is kept"
+                ) from error
+            failure = error
+        got = _length(part)
+        if got == size:
+            return
+        failures = 0 if got > have else failures + 1
+        if failures == ATTEMPTS:
+            raise BakeError(
+                f"{name} stopped at {size_text(got)} of {size_text(size)} and {ATTEMPTS} attempts brought nothing: "
+                f"{failure}. Run again to go on from there"
+            )
+        print(f"{name}  interrupted at {size_text(got)} ({failure}), going on", flush=True)
+        _pause(failures)
+
+
+def _length(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+def _receive(url: str, part: Path, have: int, size: int, name: str) -> None:
+    with _open(url, have) as response:
+        if response.status != 206:
+            have = 0  # the server does not resume: from the beginning
+        with part.open("r+b" if have else "wb") as file:
+            file.seek(have)
+            _copy(response, file, have, size, name)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _copy(response: http.client.HTTPResponse, file: IO[bytes], have: int, size: int, name: str) -> None:
+    started = reported = time.monotonic()
+    begun = have
+    while chunk := response.read1(CHUNK_BYTES):
+        file.write(chunk)
+        have += len(chunk)
+        if have > size:
+            raise BakeError(f"{name} is longer than the {size} bytes that were pinned: is this the right source?")
+        now = time.monotonic()
+        if now - reported >= REPORT_S:
+            reported = now
+            speed = size_text((have - begun) / (now - started))
+            print(f"{name}  {size_text(have)} of {size_text(size)}  {have * 100 // size} %  {speed}/s", flush=True)
+
+
+def _open(url: str, have: int) -> http.client.HTTPResponse:
+    """GET from byte `have` on. Raises _Again for what may pass, BakeError for what will not."""
+    request = urllib.request.Request(url, headers={"User-Agent": "chatbot-llm-bake"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    try:
+        response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=SILENCE_S)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 429 or error.code >= 500:
+            raise _Again(f"HTTP {error.code}") from error
+        raise BakeError(
+            f"{url} answered HTTP {error.code}: check the repository, the revision and the mirror"
+        ) from error
+    if response.status == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+        response.close()
+        raise _Again("the server resumed at another place than asked")
+    return response
+
+
+def _pause(failures: int) -> None:
+    time.sleep(min(0.5 * 2**failures, 30))
