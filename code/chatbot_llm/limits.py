@@ -79,7 +79,7 @@ def read_json(raw: bytes) -> dict[str, Any]:
         raise BadRequest(f"the body is not JSON: {name} is not a JSON number")
 
     try:
-        body = json.loads(raw, parse_constant=constant)
+        body = json.loads(raw.decode(), parse_constant=constant)
         # A lone surrogate is a legal JSON escape but no text: tokenizers break on it.
         json.dumps(body, ensure_ascii=False).encode()
     except RecursionError:

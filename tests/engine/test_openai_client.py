@@ -54,7 +54,7 @@ def test_streaming_with_usage_says_the_same_as_a_whole_answer(client: openai.Ope
 
 def test_a_tool_that_must_be_called_is_called_with_valid_arguments(client: openai.OpenAI, model: str) -> None:
     schema = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}}, "required": ["city"]}
-    tool: Any = {"type": "function", "function": {"name": "weather", "parameters": schema}}
+    tool: Any = {"type": "function", "function": {"name": "weather", "strict": True, "parameters": schema}}
     answer = client.chat.completions.create(
         model=model,
         messages=[{"role": "user", "content": "Weather in Paris?"}],

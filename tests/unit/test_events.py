@@ -8,6 +8,7 @@ import pytest
 from flask.testing import FlaskClient
 
 CHAT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+JSON = "application/json"
 RAW = {"prompt": "Hello", "max_tokens": 4}
 
 

@@ -1,0 +1,253 @@
+"""`GET /openapi.json`: what the routes take and give, for client generators, gateways and fuzzers.
+
+The engine's own shapes (vLLM's, OpenAI's) stay open: only what this service decides itself is spelled out, and fields
+it has no opinion on pass through.
+"""
+
+import json
+from typing import Any
+
+from flask import Blueprint, Response
+
+from chatbot_llm import __version__
+
+JSON = dict[str, Any]
+
+_ERRORS = {
+    400: "The request is wrong; the message says what to change.",
+    401: "No API key, or a wrong one.",
+    403: "The route belongs to the platform.",
+    404: "No such model or route.",
+    413: "The body is too large.",
+    415: "The body is not declared as JSON.",
+    429: "As many requests run and wait as may; Retry-After says when to try again.",
+    500: "The engine failed.",
+    503: "Loading, draining or dead; Retry-After says when to try again.",
+    504: "The deadline came before an answer.",
+}
+
+
+def _ref(name: str) -> JSON:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _object(required: list[str], **properties: JSON) -> JSON:
+    return {"type": "object", "required": required, "properties": properties}
+
+
+def _enum(*values: str) -> JSON:
+    return {"type": "string", "enum": list(values)}
+
+
+TEXT: JSON = {"type": "string"}
+WHOLE: JSON = {"type": "integer"}
+FLAG: JSON = {"type": ["boolean", "null"]}
+NUMBER: JSON = {"type": ["number", "null"]}
+COUNT: JSON = {"type": ["integer", "null"], "minimum": 1}
+STRINGS: JSON = {"type": "array", "items": TEXT}
+ANY: JSON = {}
+
+#: Fields that chat and completion requests share.
+_SAMPLING: JSON = {
+    "model": {"type": ["string", "null"], "description": "One of GET /v1/models; left out, the first of them."},
+    "max_tokens": COUNT,
+    "n": COUNT,
+    "stream": FLAG,
+    "stream_options": {"type": ["object", "null"], "properties": {"include_usage": {"type": "boolean"}}},
+    "temperature": {"type": ["number", "null"], "minimum": 0},
+    "top_p": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 1},
+    "seed": {"type": ["integer", "null"]},
+    "stop": {"anyOf": [TEXT, STRINGS, {"type": "null"}]},
+    "presence_penalty": NUMBER,
+    "frequency_penalty": NUMBER,
+}
+
+SCHEMAS: JSON = {
+    "Error": _object(
+        ["error"],
+        error=_object(
+            ["message", "type", "param", "code"],
+            message=TEXT,
+            type=TEXT,
+            param={"type": ["string", "null"]},
+            code={"type": ["string", "null"]},
+            status={**WHOLE, "description": "Inside /invoke only: the HTTP status its caller would not see."},
+        ),
+    ),
+    "Message": _object(
+        ["role"],
+        role=_enum("system", "developer", "user", "assistant", "tool"),
+        content={"anyOf": [TEXT, {"type": "array", "items": _object(["type", "text"], type=_enum("text"), text=TEXT)}]},
+    ),
+    "ChatRequest": _object(
+        ["messages"],
+        messages={"type": "array", "minItems": 1, "items": _ref("Message")},
+        max_completion_tokens=COUNT,
+        tools={"type": ["array", "null"], "items": {"type": "object"}},
+        tool_choice={"anyOf": [_enum("none", "auto", "required"), {"type": ["object", "null"]}]},
+        response_format={"type": ["object", "null"]},
+        **_SAMPLING,
+    ),
+    "CompletionRequest": _object(
+        ["prompt"],
+        prompt={"anyOf": [TEXT, {**STRINGS, "minItems": 1}, {"type": "array", "minItems": 1, "items": WHOLE}]},
+        **_SAMPLING,
+    ),
+    "Usage": _object(["prompt_tokens", "completion_tokens"], prompt_tokens=WHOLE, completion_tokens=WHOLE),
+    "ChatCompletion": _object(
+        ["id", "object", "created", "model", "choices", "usage"],
+        id=TEXT,
+        object=_enum("chat.completion"),
+        created=WHOLE,
+        model=TEXT,
+        choices={
+            "type": "array",
+            "items": _object(["index", "message", "finish_reason"], index=WHOLE, message={"type": "object"}),
+        },
+        usage=_ref("Usage"),
+    ),
+    "Completion": _object(
+        ["id", "object", "created", "model", "choices", "usage"],
+        id=TEXT,
+        object=_enum("text_completion"),
+        created=WHOLE,
+        model=TEXT,
+        choices={"type": "array", "items": _object(["index", "text", "finish_reason"], index=WHOLE, text=TEXT)},
+        usage=_ref("Usage"),
+    ),
+    "Generated": {"allOf": [_ref("Completion"), _object(["text"], text=STRINGS)]},
+    "Model": _object(["id", "object"], id=TEXT, object=_enum("model"), max_model_len=WHOLE),
+    "Models": _object(["object", "data"], object=_enum("list"), data={"type": "array", "items": _ref("Model")}),
+    "Tokens": _object(["tokens", "count"], tokens={"type": "array", "items": WHOLE}, count=WHOLE),
+    "Health": _object(
+        ["state", "ready", "running", "waiting"], state=TEXT, ready={"type": "boolean"}, running=WHOLE, waiting=WHOLE
+    ),
+    "Event": {
+        "description": "What POST /chat or POST /generate takes, or any request as path, method, headers and body.",
+        "anyOf": [
+            _ref("ChatRequest"),
+            _ref("CompletionRequest"),
+            _object(
+                ["path"],
+                path={"type": "string", "pattern": "^/"},
+                method=_enum("GET", "POST", "HEAD", "OPTIONS"),
+                headers={"type": "object", "additionalProperties": TEXT},
+                body={"anyOf": [TEXT, {"type": ["object", "null"]}]},
+                isBase64Encoded={"type": "boolean"},
+            ),
+        ],
+    },
+}
+
+_HEADERS: list[JSON] = [
+    {"name": "x-request-id", "in": "header", "schema": TEXT, "description": "Echoed, logged and passed to the engine."},
+    {
+        "name": "x-request-timeout",
+        "in": "header",
+        "schema": {"type": "number", "exclusiveMinimum": 0},
+        "description": "Shortens the request's deadline, seconds.",
+    },
+]
+
+
+def _answers(content: JSON, *statuses: int) -> JSON:
+    said: JSON = {"200": {"description": "The answer.", "content": content}}
+    for status in statuses:
+        said[str(status)] = {
+            "description": _ERRORS[status],
+            "content": {"application/json": {"schema": _ref("Error")}},
+        }
+    return said
+
+
+def _of(schema: JSON) -> JSON:
+    return {"application/json": {"schema": schema}}
+
+
+def _post(summary: str, takes: JSON, gives: JSON, streams: bool = False, **more: Any) -> JSON:
+    content = _of(gives) | ({"text/event-stream": {"schema": TEXT}} if streams else {})
+    return {
+        "summary": summary,
+        "parameters": _HEADERS,
+        "requestBody": {"required": True, "content": _of(takes)},
+        "responses": _answers(content, 400, 401, 403, 404, 413, 415, 429, 500, 503, 504),
+        **more,
+    }
+
+
+def _get(summary: str, content: JSON, *statuses: int, **more: Any) -> JSON:
+    return {"summary": summary, "responses": _answers(content, *statuses), **more}
+
+
+_OPEN: JSON = {"security": []}
+_PLAIN: JSON = {"text/plain": {"schema": TEXT}}
+
+
+def describe() -> JSON:
+    """The OpenAPI 3.1 description of this service."""
+    chat = _post("OpenAI chat completion.", _ref("ChatRequest"), _ref("ChatCompletion"), streams=True)
+    name = {"name": "name", "in": "path", "required": True, "schema": TEXT}
+    prompt = {"anyOf": [_object(["prompt"], prompt=TEXT), _object(["messages"], messages={"type": "array"})]}
+    tokens = _object(["tokens"], tokens={"type": "array", "items": {"type": "integer", "minimum": 0}})
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "chatbot-llm", "version": __version__, "license": {"name": "Apache-2.0"}},
+        "security": [{"bearer": []}, {"api_key": []}, {}],
+        "paths": {
+            "/chat": {"post": chat},
+            "/v1/chat/completions": {"post": chat},
+            "/generate": {
+                "post": _post("A raw completion, plus the list `text`.", _ref("CompletionRequest"), _ref("Generated"), True)
+            },
+            "/v1/completions": {
+                "post": _post("OpenAI completion.", _ref("CompletionRequest"), _ref("Completion"), streams=True)
+            },
+            "/tokenize": {"post": _post("Token ids of a prompt or of messages.", prompt, _ref("Tokens"))},
+            "/detokenize": {"post": _post("The text of token ids.", tokens, {"type": "object"})},
+            "/v1/models": {"get": _get("The served models.", _of(_ref("Models")), 401, 503)},
+            "/v1/models/{name}": {
+                "get": _get("One served model.", _of(_ref("Model")), 401, 404, 503, parameters=[name])
+            },
+            "/version": {"get": _get("Versions of service, engine and model.", _of({"type": "object"}), 401)},
+            "/health": {
+                "get": {
+                    "summary": "200 only when a request sent now would be answered.",
+                    "responses": {
+                        status: {"description": text, "content": _of(_ref("Health"))}
+                        for status, text in (("200", "Ready."), ("503", "Loading, draining, or dead."))
+                    },
+                    **_OPEN,
+                }
+            },
+            "/metrics": {"get": _get("Prometheus text.", _PLAIN, 401)},
+            "/openapi.json": {"get": _get("This description.", _of({"type": "object"}), **_OPEN)},
+            "/invoke": {"post": _post("One event as one request (Function Compute).", _ref("Event"), ANY)},
+            "/initialize": {
+                "post": {
+                    "summary": "Block until the engine is ready (Function Compute).",
+                    "responses": _answers(_of({"type": "object"}), 401, 403, 500, 503),
+                }
+            },
+            "/pre-stop": {"get": _get("Drain (Function Compute).", _of({"type": "object"}), 401, 403)},
+        },
+        "components": {
+            "schemas": SCHEMAS,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "api_key": {"type": "apiKey", "in": "header", "name": "api-key"},
+            },
+        },
+    }
+
+
+def blueprint() -> Blueprint:
+    """The route `/openapi.json`."""
+    openapi = Blueprint("openapi", __name__)
+    text = json.dumps(describe())
+
+    @openapi.get("/openapi.json")
+    def description() -> Response:
+        """This description."""
+        return Response(text, mimetype="application/json")
+
+    return openapi
