@@ -74,10 +74,14 @@ test-fast: $(VENV)/dev ## Run the tests that need no engine
 	$(BIN)/python -m pytest tests/unit $(ARGS)
 
 .PHONY: check
-check: $(VENV)/dev ## Lint, types, dependencies
+check: $(VENV)/dev ## Lint, types, dependencies, Dockerfile, workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/deptry .
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/shellcheck .ci/run
+	$(BIN)/zizmor --offline --quiet .github/workflows
 
 # --- the image --------------------------------------------------------------------------------------------------
 
