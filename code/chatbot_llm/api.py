@@ -12,6 +12,7 @@ from chatbot_llm.calls import Call, Kind, Result
 from chatbot_llm.errors import ApiError, BadRequest
 from chatbot_llm.exchange import Exchange
 from chatbot_llm.service import Service
+from chatbot_llm.settings import on_function_compute
 from chatbot_llm.texts import StreamTexts, add_text
 
 #: Header by which a caller may shorten its deadline, seconds.
@@ -72,7 +73,7 @@ def blueprint(service: Service) -> Blueprint:
         for card in service.engine.models():
             if card["id"] == name:
                 return _json(card)
-        raise _no_model(name, service)
+        raise _no_model(service)
 
     @api.get("/version")
     def version() -> Response:
@@ -90,7 +91,7 @@ def _run(service: Service, kind: Kind) -> tuple[Exchange, Any]:
     name = body.get("model")
     cards = service.engine.models()
     if name is not None and cards and name not in {card["id"] for card in cards}:
-        raise _no_model(name, service)
+        raise _no_model(service)
     call = Call(
         kind,
         body,
@@ -99,7 +100,8 @@ def _run(service: Service, kind: Kind) -> tuple[Exchange, Any]:
         trace={name: value for name in _TRACE_HEADERS if (value := telemetry.clean_trace(request.headers.get(name)))},
         arrived=arrived,
     )
-    fc = {field: telemetry.clean_id(request.headers.get(name)) for name, field in _FC_HEADERS.items()}
+    known = _FC_HEADERS if on_function_compute() else {}
+    fc = {field: telemetry.clean_id(request.headers.get(name)) for name, field in known.items()}
     exchange = Exchange(service, call, request.path, {name: value for name, value in fc.items() if value})
     sock = request.environ.get("gunicorn.socket")
     return exchange, exchange.run(sock if isinstance(sock, socket.socket) else None)
@@ -108,7 +110,7 @@ def _run(service: Service, kind: Kind) -> tuple[Exchange, Any]:
 def _body() -> dict[str, Any]:
     if request.mimetype != "application/json":
         raise ApiError(
-            f"send the body as `Content-Type: application/json`, not {request.mimetype or 'without a type'}",
+            "send the body as `Content-Type: application/json`",
             status=415,
             code="unsupported_media_type",
         )
@@ -129,10 +131,10 @@ def _deadline(most: float) -> float:
     return min(most, seconds)
 
 
-def _no_model(name: Any, service: Service) -> ApiError:
+def _no_model(service: Service) -> ApiError:
     served = ", ".join(card["id"] for card in service.engine.models()) or "none yet"
     return ApiError(
-        f"the model {str(name)[:100]!r} is not served here; served: {served}",
+        f"this model is not served here; served: {served}",
         status=404,
         param="model",
         code="model_not_found",

@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 
-from chatbot_llm import tracing
+from chatbot_llm import telemetry, tracing
 from chatbot_llm.calls import Call, Cause, Result, Signal
 from chatbot_llm.engine.base import State
 from chatbot_llm.errors import ApiError, Unavailable, envelope, sse_event
@@ -38,12 +38,17 @@ class Exchange:
             answer = self._run(sock)
         except ApiError as error:
             self.close(error.code or str(error.status))
+            # vLLM's messages repeat values of the body.
+            error.message = telemetry.withhold(error.message, self.call.body)
+            error.param = error.param and telemetry.withhold(error.param, self.call.body)
             raise
         except BaseException:
             self.close("internal_error")
             raise
         if isinstance(answer, Result):
             self.close(self._verdict(answer.status))
+            if answer.status >= 400:
+                return Result(answer.status, telemetry.withhold(answer.body.decode(), self.call.body).encode())
         return answer
 
     def _run(self, sock: socket.socket | None) -> "Result | Stream":

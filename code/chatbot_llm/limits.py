@@ -101,6 +101,8 @@ def check(body: dict[str, Any], settings: Settings) -> None:
             param="messages" if "messages" in body else "prompt",
             code="context_length_exceeded",
         )
+    if not isinstance(body.get("model"), str | None):
+        raise BadRequest("model: must be a string", param="model")
     for name in REFUSED:
         if body.get(name) is not None and body[name] is not False:
             raise BadRequest(f"{name}: this field is not accepted here; leave it out", param=name)

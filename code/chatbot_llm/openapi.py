@@ -165,7 +165,7 @@ def _of(schema: JSON) -> JSON:
 
 
 def _post(summary: str, takes: JSON, gives: JSON, streams: bool = False, **more: Any) -> JSON:
-    content = _of(gives) | ({"text/event-stream": {"schema": TEXT}} if streams else {})
+    content = _of(gives) | ({"text/event-stream": {}} if streams else {})
     return {
         "summary": summary,
         "parameters": _HEADERS,
@@ -186,6 +186,9 @@ _PLAIN: JSON = {"text/plain": {"schema": TEXT}}
 def describe() -> JSON:
     """The OpenAPI 3.1 description of this service."""
     chat = _post("OpenAI chat completion.", _ref("ChatRequest"), _ref("ChatCompletion"), streams=True)
+    invoke = _post("One event as one request (Function Compute).", _ref("Event"), ANY)
+    # Whatever the route inside the event answers.
+    invoke["responses"] = {"default": {"description": "The answer, without its status.", "content": {"*/*": {}}}}
     name = {"name": "name", "in": "path", "required": True, "schema": TEXT}
     prompt = {"anyOf": [_object(["prompt"], prompt=TEXT), _object(["messages"], messages={"type": "array"})]}
     tokens = _object(["tokens"], tokens={"type": "array", "items": {"type": "integer", "minimum": 0}})
@@ -221,7 +224,7 @@ def describe() -> JSON:
             },
             "/metrics": {"get": _get("Prometheus text.", _PLAIN, 401)},
             "/openapi.json": {"get": _get("This description.", _of({"type": "object"}), **_OPEN)},
-            "/invoke": {"post": _post("One event as one request (Function Compute).", _ref("Event"), ANY)},
+            "/invoke": {"post": invoke},
             "/initialize": {
                 "post": {
                     "summary": "Block until the engine is ready (Function Compute).",

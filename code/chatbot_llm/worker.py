@@ -16,7 +16,6 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
-from flask import Response, request
 from gunicorn.http.errors import (
     ExpectationFailed,
     InvalidResponseHeader,
@@ -214,16 +213,8 @@ def _take(conn: TConn) -> tuple[bytes, bool]:
 
 def begin(worker: Worker) -> None:
     """Load behind the open port; a dead engine ends the process, so that FC replaces the instance."""
-    service, app = worker.service, worker.wsgi
+    service = worker.service
     was_ready = threading.Event()
-
-    @app.after_request  # type: ignore[untyped-decorator]
-    def bound(response: Response) -> Response:
-        """A client must read a whole answer as fast as it must send a request; a stream has its own deadline."""
-        sock = request.environ.get("gunicorn.socket")
-        if sock is not None and not response.is_streamed:
-            service.watcher.reading(sock, time.monotonic() + service.settings.read_timeout_s)
-        return response
 
     def engine_changed(state: State) -> None:
         if state is State.READY:

@@ -37,6 +37,11 @@ def test_a_path_and_a_baked_name_are_found(tmp_path: Path) -> None:
     assert local.path == baked.path and local.names == ("qwen2.5-7b-instruct",)
 
 
+def test_a_path_that_is_no_folder_is_refused() -> None:
+    with pytest.raises(UsageError, match="/nowhere/at/all"):
+        models.locate("/nowhere/at/all", "/models", "")
+
+
 def test_the_bundled_model_is_converted_once(tmp_path: Path, conversions: list[Path]) -> None:
     first = models.bundled(str(tmp_path / "cache"))
     assert models.bundled(str(tmp_path / "cache")) == first

@@ -1,0 +1,62 @@
+"""FC stops an instance between requests, for minutes or hours: what it does to clocks and connections.
+
+A freeze here is SIGSTOP of the whole tree. Five seconds are long: longer than the engine may be silent and longer than
+the deadlines below.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+from callers import Later, Line, chat, stream
+from launcher import Service, until
+
+FROZEN_S = 5.0
+HEADER = "x-request-timeout"
+
+
+@pytest.fixture(scope="module")
+def service(start_once: Callable[..., Service]) -> Service:
+    return start_once(max_running=2, max_waiting=2, hang_s=1, read_timeout_s=4).wait_ready()
+
+
+def freeze(service: Service) -> None:
+    with service.frozen():
+        time.sleep(FROZEN_S)
+
+
+def test_frozen_with_nobody_inside_it_serves_on(service: Service) -> None:
+    with Line(service.port, b"GET /version HTTP/1.1\r\nHost: t\r\n\r\n") as kept:
+        kept.read_until(b"scripted")
+        with Line(service.port, b"GET /version HTTP/1.1\r\nHost:") as half:
+            time.sleep(0.6)
+            freeze(service)
+            half.send(b" t\r\n\r\n")
+            assert half.read_until(b"scripted").startswith(b"HTTP/1.1 200"), "begun before, finished after"
+        kept.send(b"GET /version HTTP/1.1\r\nHost: t\r\n\r\n")
+        assert kept.read_until(b"scripted").startswith(b"HTTP/1.1 200")
+    assert chat(service.port, 5).status == 200
+    until(lambda: service.metrics()["chatbot_frozen_seconds"] >= FROZEN_S - 2, "the freeze was noticed", 2)
+    time.sleep(2)  # the engine is asked whether it lives a few times more
+    assert service.health()["ready"]
+
+
+def test_frozen_amid_answers_they_go_on_and_deadlines_move(service: Service) -> None:
+    deadline = {HEADER: "4"}
+    streaming = Later(lambda: stream(service.port, 40, token_s=0.05, headers=deadline))
+    endless = Later(lambda: chat(service.port, 4000, token_s=0.05, headers=deadline))
+    until(lambda: service.running() == 2, "both run")
+    waiting = Later(lambda: chat(service.port, 3, headers={HEADER: "5"}))
+    until(lambda: service.health()["waiting"] == 1, "one waits")
+    time.sleep(0.3)
+    freeze(service)
+    whole = streaming.get()
+    assert (len(whole.words), whole.done, whole.error) == (40, True, None)
+    answered = waiting.get()
+    assert (answered.status, answered.json["usage"]["completion_tokens"]) == (200, 3), "no spurious deadline"
+    cut = endless.get()
+    assert cut.finish == "length", "a deadline moves, it does not go away"
+    assert FROZEN_S + 2 < cut.seconds < FROZEN_S + 6
+    service.wait_idle()

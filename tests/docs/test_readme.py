@@ -1,0 +1,194 @@
+"""What README.md says is so: its tables, texts, links and names. Nothing here is run; see test_snippets.py."""
+
+import ast
+import importlib.util
+import re
+import shlex
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+import readme
+import yaml
+from prometheus_client import CollectorRegistry
+
+from chatbot_llm import limits, profiles
+from chatbot_llm.app import create_app
+from chatbot_llm.engine.base import Phase
+from chatbot_llm.engine.scripted import ScriptedEngine
+from chatbot_llm.settings import Settings
+from chatbot_llm.telemetry import Metrics
+from infra.__main__ import parser
+
+ROOT = readme.ROOT
+TEXT = readme.text()
+PROSE = re.sub(r"^ *```.*?^ *```$", "", TEXT, flags=re.M | re.S)
+#: Where a message of this project may come from.
+SOURCES = ("Makefile", "code/chatbot_llm/**/*.py", "infra/**/*.py")
+
+
+@pytest.mark.parametrize("name", ["settings", "cost", "t4"])
+def test_a_generated_part_is_what_the_code_says(name: str) -> None:
+    assert readme.generated()[name] == readme.wanted(name), "README.md is out of date: `make readme` writes it anew"
+
+
+def test_every_block_says_how_it_is_tried() -> None:
+    kinds = {"run", "make", "curl", "bash", "python", "node", "infra", "cloud", "gpu"}
+    silent = [f"line {block.line}" for block in readme.blocks() if block.kind not in kinds]
+    assert not silent
+
+
+def anchors(page: str) -> set[str]:
+    """Anchors as GitHub makes them from headings."""
+    headings = re.findall(r"^#+ (.+)$", page, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_every_link_leads_somewhere(document: str) -> None:
+    page = (ROOT / document).read_text(encoding="utf-8")
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", page):
+        path, _, anchor = target.partition("#")
+        if path.startswith(("http://", "https://")):
+            continue
+        if path and not (ROOT / path).exists():
+            broken.append(target)
+        elif anchor and anchor not in anchors((ROOT / path).read_text(encoding="utf-8") if path else page):
+            broken.append(target)
+    assert not broken
+
+
+def test_every_route_is_in_the_table_and_every_route_in_the_table_exists() -> None:
+    settings = Settings(engine="scripted")
+    app = create_app(settings, ScriptedEngine(settings), Metrics(CollectorRegistry()))
+    served = {rule.rule for rule in app.url_map.iter_rules() if "<" not in rule.rule}
+    table = TEXT.split("| route | what it does |")[1].split("\n\n")[0]
+    assert set(re.findall(r"`(?:GET|POST) (/[\w/.-]*)`", table)) == served
+    app.extensions["chatbot_llm"].begin()  # whoever has made a service also ends it
+    app.extensions["chatbot_llm"].engine.stop()
+
+
+def test_every_make_target_named_exists() -> None:
+    named = set(re.findall(r"`make ([a-z-]+)", TEXT))
+    for block in readme.blocks():
+        for line in re.findall(r"^make ([a-z -]+)", block.code, re.M):
+            named |= set(line.split())
+    listed = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    assert named <= listed, f"not in the Makefile: {sorted(named - listed)}"
+
+
+def test_every_setting_and_variable_named_exists() -> None:
+    known = {f"CHATBOT_{name.upper()}" for name in Settings.model_fields} | {"CHATBOT_API_KEY", "CHATBOT_"}
+    assert set(re.findall(r"\bCHATBOT_[A-Z_]*", TEXT)) <= known
+    deploying = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("s.yaml", "Makefile"))
+    for name in set(re.findall(r"\b(?:DEPLOY_[A-Z_]+|MODEL_SOURCE)\b", TEXT)):
+        assert name in deploying, f"nobody reads {name}"
+
+
+def test_the_operators_commands_are_ones_that_exist() -> None:
+    commands = re.findall(r"^python -m infra ([a-z].*?)(?: +#.*)?$", "\n".join(b.code for b in readme.blocks()), re.M)
+    assert len(commands) >= 4
+    for command in commands:
+        parser().parse_args(shlex.split(command))  # ends with SystemExit when it does not parse
+
+
+def test_docker_run_passes_flags_that_still_mean_something() -> None:
+    (block,) = [block for block in readme.blocks() if block.kind == "gpu"]
+    flags = block.code.replace("\\\n", " ").split("chatbot-llm:local")[1].split()
+    made = profiles.arguments("t4", flags)
+    assert profiles.take(made, "--model")[0] == "Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4"
+    assert made.count("--model") == made.count("--dtype") == 1, "the user's flags replace the profile's"
+
+
+@cache
+def messages(patterns: tuple[str, ...]) -> str:
+    """Every text in the sources, f-strings joined, with … in place of what is filled in."""
+    found = []
+    for pattern in patterns:
+        for file in ROOT.glob(pattern):
+            source = file.read_text(encoding="utf-8")
+            if file.suffix != ".py":
+                found.append(source)
+                continue
+            for node in ast.walk(ast.parse(source)):
+                if isinstance(node, ast.JoinedStr):
+                    parts = (part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+                    found.append("".join(map(str, parts)))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.append(node.value)
+    return "\n".join(found)
+
+
+def first_cells(table: str) -> list[str]:
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    return [cell for row in rows for cell in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
+
+
+def troubles(name: str) -> list[str]:
+    section = TEXT.split("## Troubleshooting")[1].split("\n## ")[0]
+    own, *others = re.split(r"<!-- texts: (\w+) -->", section)
+    tables = {"own": own, **dict(zip(others[::2], others[1::2], strict=True))}
+    return first_cells(tables[name].split("\n\nVLLM")[0])
+
+
+@pytest.mark.parametrize("text", [*troubles("own"), *troubles("infra")])
+def test_an_error_text_is_one_the_code_says(text: str) -> None:
+    said = re.sub(r"\s+", " ", messages(SOURCES).replace("`", ""))
+    pattern = ".{0,80}?".join(re.escape(part.strip()) for part in text.replace("`", "").split("…"))
+    assert re.search(pattern, said), f"no source says {text!r}"
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("text", troubles("vllm"))
+def test_an_error_text_of_vllm_is_one_vllm_says(text: str) -> None:
+    spec = importlib.util.find_spec("vllm")
+    assert spec is not None and spec.submodule_search_locations
+    where = Path(spec.submodule_search_locations[0])
+    found = subprocess.run(["grep", "-rqF", "--include=*.py", text, where], check=False)
+    assert found.returncode == 0, f"this vLLM no longer says {text!r}"
+
+
+def test_the_numbers_in_the_limits_are_the_ones_in_the_code() -> None:
+    section = " ".join(TEXT.split("## Limits")[1].split("\n## ")[0].split())
+    fields = {name: field.default for name, field in Settings.model_fields.items()}
+    window = {name: profiles.FLAGS[name]["--max-model-len"] for name in ("t4", "cpu")}
+    for words in (
+        f"Answers end at {fields['deadline_s']:g} s",
+        f"{window['t4']} tokens** on the T4 ({window['cpu']} here)",
+        f"`max_tokens` at most {fields['max_tokens_cap']}",
+        f"Bodies up to {fields['max_body_bytes'] >> 20} MB",
+        f"{limits.MAX_ITEMS['tools']} tools, schemas of {limits.MAX_SCHEMA:,} characters",
+        f"patterns of {limits.MAX_PATTERN:,}",
+    ):
+        assert words in section, words
+
+
+def test_the_phases_of_a_start_are_named_in_order() -> None:
+    names = [phase.value.replace("_", " ").replace("kv", "KV").replace("warm up", "warm-up") for phase in Phase]
+    sentence = " ".join(TEXT.split("A start has phases: ")[1].split(".")[0].split())
+    assert [name for name in sentence.split(", ")] == names
+
+
+def test_the_memory_arithmetic_adds_up() -> None:
+    page = " ".join(TEXT.split())
+    per_token = 2 * 28 * 4 * 128 * 2  # keys and values, layers, KV heads, head size, float16
+    assert f"2 × 28 layers × 4 heads × 128 × 2 bytes = {per_token:,} bytes" in page
+    flags = profiles.FLAGS["t4"]
+    at_once = yaml.safe_load((ROOT / "s.yaml").read_text(encoding="utf-8"))["resources"]["chatbot"]["props"]
+    tokens = at_once["instanceConcurrency"] * int(flags["--max-model-len"] or 0)
+    assert f"{at_once['instanceConcurrency']} conversations of {flags['--max-model-len']} need {tokens:,}" in page
+    assert tokens * per_token < 6.8 * 2**30, "as many conversations as are let in fit the KV cache"
+    assert 126_000 < 6.8 * 2**30 / per_token < 128_000
+
+
+def test_every_promise_names_tests_that_exist() -> None:
+    table = TEXT.split("## Reliability")[1].split("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ") and "promise" not in line]
+    assert rows
+    for row in rows:
+        named = re.findall(r"`(tests/[\w/.]+)::(\w+)`", row)
+        assert named, f"no test proves: {row}"
+        for file, test in named:
+            assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file} has no {test}"

@@ -1,0 +1,175 @@
+"""Every command and snippet in README.md, run as it stands there; only the address is another.
+
+Against the real CPU engine where an answer is wanted. What needs a GPU or an account is marked so and skipped without.
+"""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import readme
+from client_envs import environment, folder
+
+from infra.errors import InfraError
+from infra.serverless_devs import find_s
+
+ROOT = readme.ROOT
+LIMIT_S = 600
+BLOCKS = readme.blocks()
+
+
+def of(*kinds: str) -> list[Any]:
+    return [pytest.param(block, id=str(block)) for block in BLOCKS if block.kind in kinds]
+
+
+def run(command: list[str], env: dict[str, str], cwd: Path, code: str | None = None) -> str:
+    done = subprocess.run(
+        command, input=code, env=env, cwd=cwd, capture_output=True, text=True, check=False, timeout=LIMIT_S
+    )
+    assert done.returncode == 0, f"ended with {done.returncode}:\n{done.stdout}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+def holds(said: str, block: readme.Block) -> None:
+    for words in block.all("expect"):
+        assert words in said, f"{words!r} is not in:\n{said}"
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(LIMIT_S)
+@pytest.mark.parametrize("block", of("curl", "bash"))
+def test_shell(block: readme.Block, server: Any, tmp_path: Path) -> None:
+    code = block.code.replace(readme.LOCAL, server.url)
+    code = re.sub(r"(python infra/rag/rag\.py)", rf"\1 --url {server.url}", code)
+    env = environment(*block.all("env")) if block.all("env") else dict(os.environ)
+    env |= {"LLM_USER_PATH": str(tmp_path)}
+    holds(run(["bash", "-euo", "pipefail"], env, ROOT, code), block)
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(LIMIT_S)
+@pytest.mark.parametrize("block", of("python"))
+def test_python(block: readme.Block, server: Any, tmp_path: Path) -> None:
+    (env,) = block.all("env")
+    code = block.code.replace(readme.LOCAL, server.url)
+    holds(run(["python", "-"], environment(env), tmp_path, code), block)
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(LIMIT_S)
+@pytest.mark.parametrize("block", of("node"))
+def test_node(block: readme.Block, server: Any) -> None:
+    (env,) = block.all("env")
+    program = folder(env) / f"readme-{block.line}.mjs"
+    program.write_text(block.code.replace(readme.LOCAL, server.url))
+    holds(run(["node", str(program)], environment(env), program.parent), block)
+
+
+@pytest.fixture
+def made_run() -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """`make run` as a person runs it, on a free port; the scripted engine spares it the loading."""
+    if subprocess.run(["make", "-q", ".venv/service"], cwd=ROOT, capture_output=True, check=False).returncode != 0:
+        pytest.skip("nothing is installed in .venv, and `make run` would take minutes: `make setup` first")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("CHATBOT_", "MAKE"))}
+    process = subprocess.Popen(
+        ["make", "run", f"PORT={port}"],
+        cwd=ROOT,
+        env=env | {"CHATBOT_ENGINE": "scripted", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    yield process, port
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.communicate(timeout=20)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.mark.parametrize("block", of("run"))
+def test_make_run_prints_the_curl_of_the_first_screen_and_it_works(
+    block: readme.Block, made_run: tuple[subprocess.Popen[str], int]
+) -> None:
+    process, port = made_run
+    assert block.code.startswith("make run ")
+    said = ""
+    end = time.monotonic() + 120
+    while "Any OpenAI client" not in said:
+        assert process.stdout is not None and time.monotonic() < end, said
+        line = process.stdout.readline()
+        assert line, f"make run ended:\n{said}"
+        said += line
+    printed = said[said.index("  curl ") : said.index("Any OpenAI client")]
+    assert "Paris" in run(["bash", "-euo", "pipefail"], dict(os.environ), ROOT, printed)
+    shown = next(block for block in BLOCKS if block.kind == "curl")
+    flat = [re.sub(r"[\s\\]+", " ", code).strip() for code in (printed, shown.code)]
+    assert flat[0] == flat[1].replace("localhost:8000", f"localhost:{port}"), "README shows what `make run` prints"
+
+
+@pytest.mark.parametrize("block", of("make", "cloud"))
+def test_commands_are_well_formed_and_their_targets_can_be_made(block: readme.Block) -> None:
+    run(["bash", "-n"], dict(os.environ), ROOT, block.code)
+    for targets in re.findall(r"^make ([a-z -]+)", block.code, re.M):
+        run(["make", "-n", *targets.split()], {**os.environ, "DEPLOY_REPOSITORY": "host/name/chatbot-llm"}, ROOT)
+
+
+@pytest.mark.parametrize("block", of("infra"))
+def test_operators_command_that_needs_no_account(block: readme.Block) -> None:
+    try:
+        find_s()
+    except InfraError as missing:
+        pytest.skip(str(missing))
+    code = block.code.replace("python ", f"{sys.executable} ", 1)
+    assert "USD" in run(["bash", "-euo", "pipefail"], dict(os.environ), ROOT, code)
+
+
+@pytest.mark.cloud
+@pytest.mark.timeout(2 * 3600)
+def test_deploying_as_the_readme_says() -> None:
+    wanted = ("ALIBABA_CLOUD_ACCESS_KEY_ID", "DEPLOY_REPOSITORY", "DEPLOY_LOG_PROJECT", "CHATBOT_API_KEYS")
+    missing = [name for name in wanted if not os.environ.get(name)]
+    if missing or os.environ.get("TEST_IN_THE_CLOUD") != "1":
+        pytest.skip(
+            f"needs an Alibaba Cloud account and costs money: set {', '.join((*wanted, 'TEST_IN_THE_CLOUD=1'))}"
+        )
+    for block in BLOCKS:
+        if block.kind == "cloud" and "login" not in block.code and "export" not in block.code:
+            done = subprocess.run(["bash", "-euo", "pipefail", "-c", block.code], cwd=ROOT, check=False)
+            assert done.returncode == 0, f"README, line {block.line}"
+
+
+@pytest.mark.gpu
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("block", of("gpu"))
+def test_docker_run(block: readme.Block) -> None:
+    if not (shutil.which("docker") and shutil.which("nvidia-smi")):
+        pytest.skip("needs Docker and an NVIDIA GPU")
+    if subprocess.run(["docker", "image", "inspect", "chatbot-llm:local"], capture_output=True, check=False).returncode:
+        pytest.skip("the image is not built: `make image` first")
+    name = f"readme-{os.getpid()}"
+    code = block.code.replace("docker run", f"docker run --detach --name {name}", 1)
+    run(["bash", "-euo", "pipefail"], dict(os.environ), ROOT, code)
+    try:
+        end = time.monotonic() + 600
+        while subprocess.run(["curl", "-sf", f"{readme.LOCAL}/health"], capture_output=True, check=False).returncode:
+            assert time.monotonic() < end, "the container did not become ready"
+            time.sleep(2)
+        first = next(block for block in BLOCKS if block.kind == "curl")
+        holds(run(["bash", "-euo", "pipefail"], dict(os.environ), ROOT, first.code), first)
+    finally:
+        subprocess.run(["docker", "rm", "--force", name], capture_output=True, check=False)

@@ -1,0 +1,33 @@
+"""Starts that must fail do so at once, with a sentence and a status that is not zero."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from launcher import free_port
+
+pytestmark = pytest.mark.engine
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def start(*argv: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "chatbot_llm", "--port", str(free_port()), "--host", "127.0.0.1", *argv]
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "code"), "CHATBOT_PROFILE": "cpu"}
+    return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=200)
+
+
+@pytest.mark.parametrize(
+    ("argv", "part"),
+    [
+        (("--no-such-flag", "1"), "--no-such-flag"),
+        (("--dtype", "float13"), "dtype"),
+        (("--model", "/nowhere/at/all"), "/nowhere/at/all"),
+    ],
+)
+def test_a_wrong_flag_ends_the_process_with_a_sentence(argv: tuple[str, ...], part: str) -> None:
+    ended = start(*argv)
+    assert ended.returncode not in (0, None)
+    told = [line for line in ended.stderr.splitlines() if line.startswith("chatbot-llm: ")]
+    assert len(told) == 1 and part in told[0]

@@ -1,0 +1,162 @@
+"""Who gets in: API keys, the platform's routes, browsers of other origins."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from chatbot_llm import guard
+
+OLD, NEW = "old-key-0123456789abcdef", "new-key-0123456789abcdef"
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
+Make = Callable[..., FlaskClient]
+
+
+@pytest.fixture
+def on_fc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FC_FUNCTION_NAME", "chatbot-llm")
+    monkeypatch.setenv("FC_INSTANCE_ID", "c-1")
+
+
+def code(answer: Any) -> str:
+    return str(answer.get_json()["error"]["code"])
+
+
+@pytest.mark.parametrize("headers", [{"Authorization": f"Bearer {OLD}"}, {"authorization": f"bearer  {OLD} "}])
+def test_a_key_is_taken_as_bearer(client_of: Make, headers: dict[str, str]) -> None:
+    assert client_of(api_keys=OLD).post("/chat", json=CHAT, headers=headers).status_code == 200
+
+
+def test_a_key_is_taken_as_api_key_beside_a_signature_for_the_platform(client_of: Make) -> None:
+    headers = {"Authorization": "ACS3-HMAC-SHA256 Credential=x,Signature=y", "api-key": OLD}
+    assert client_of(api_keys=OLD).post("/chat", json=CHAT, headers=headers).status_code == 200
+
+
+def test_rotation_has_no_gap(client_of: Make) -> None:
+    def served(keys: str) -> dict[str, int]:
+        client = client_of(api_keys=keys)
+        return {key: client.post("/chat", json=CHAT, headers={"api-key": key}).status_code for key in (OLD, NEW)}
+
+    assert served(OLD) == {OLD: 200, NEW: 401}
+    assert served(f"{OLD}, {NEW}") == {OLD: 200, NEW: 200}
+    assert served(NEW) == {OLD: 401, NEW: 200}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": f"Basic {OLD}"},
+        {"Authorization": "Bearer"},
+        {"Authorization": f"Bearer {OLD[:-1]}"},
+        {"Authorization": f"Bearer {OLD}x"},
+        {"Authorization": f"Bearer {OLD},{NEW}"},
+        {"api-key": ""},
+        {"api-key": OLD.upper()},
+        {"api-key": "ключ-0123456789abcdef".encode().decode("latin-1")},
+        {"X-Api-Key": OLD},
+        {"Cookie": f"api-key={OLD}"},
+    ],
+)
+def test_without_the_right_key_nothing_is_told(client_of: Make, headers: dict[str, str]) -> None:
+    client = client_of(api_keys=f"{OLD},{NEW}")
+    for path in ("/chat", "/generate", "/v1/models", "/version", "/tokenize", "/invoke", "/pre-stop", "/no"):
+        for answer in (client.get(path, headers=headers), client.post(path, json=CHAT, headers=headers)):
+            assert answer.status_code == 401
+            assert code(answer) == "invalid_api_key"
+            assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_every_key_is_compared_whole_and_in_constant_time(monkeypatch: pytest.MonkeyPatch, client_of: Make) -> None:
+    compared: list[tuple[int, int]] = []
+    real = guard.hmac.compare_digest
+
+    def spy(one: bytes, other: bytes) -> bool:
+        compared.append((len(one), len(other)))
+        return real(one, other)
+
+    client = client_of(api_keys=f"{OLD},{NEW}")
+    monkeypatch.setattr(guard.hmac, "compare_digest", spy)
+    client.get("/version", headers={"api-key": OLD})
+    client.get("/version", headers={"api-key": "x"})
+    # Both keys each time, also after the first has matched; and all of one length, whatever was sent.
+    assert compared == [(32, 32)] * 4
+
+
+def test_what_the_platform_and_load_balancers_need_is_open(client_of: Make) -> None:
+    client = client_of(api_keys=OLD)
+    assert [client.get(path).status_code for path in ("/health", "/metrics", "/openapi.json")] == [200, 200, 200]
+
+
+ROUTES = [("POST", "/initialize"), ("GET", "/pre-stop"), ("POST", "/invoke")]
+DETOURS = ["{}", "/{}", "{}/", "{}?x=1", "/%2e{}", "{}#x"]
+
+
+@pytest.mark.usefixtures("on_fc")
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+@pytest.mark.parametrize("way", ["/http-invoke", "/http-invoke,/invoke", "/invoke, /http-invoke"])
+def test_the_trigger_does_not_reach_the_platforms_routes(client_of: Make, method: str, path: str, way: str) -> None:
+    client = client_of(api_keys=OLD)
+    headers = {"x-fc-control-path": way, "api-key": OLD}
+    for detour in DETOURS:
+        answer = client.open(detour.format(path), method=method, headers=headers, data=b"{}")
+        assert answer.status_code in (403, 404, 308)
+    assert client.get("/health").get_json()["state"] == "ready", "it must not have begun to drain"
+
+
+@pytest.mark.usefixtures("on_fc")
+def test_the_platform_reaches_its_own_routes_without_a_key(client_of: Make) -> None:
+    client = client_of(api_keys=OLD)
+    event = b'{"prompt": "Hello", "max_tokens": 1}'
+    assert client.post("/initialize", headers={"x-fc-control-path": "/initialize"}).status_code == 200
+    assert client.post("/invoke", data=event, headers={"x-fc-control-path": "/invoke"}).status_code == 200
+    assert client.get("/pre-stop").status_code == 200  # the hook's request carries no control path
+
+
+@pytest.mark.usefixtures("on_fc")
+def test_metrics_need_a_key_through_the_trigger(client_of: Make) -> None:
+    client = client_of(api_keys=OLD)
+    trigger = {"x-fc-control-path": "/http-invoke"}
+    assert client.get("/metrics", headers=trigger).status_code == 401
+    assert client.get("/metrics", headers={**trigger, "api-key": OLD}).status_code == 200
+
+
+def test_elsewhere_the_platforms_headers_open_nothing(client_of: Make) -> None:
+    client = client_of(api_keys=OLD)
+    for way in ("/invoke", "/initialize", "/pre-stop"):
+        assert client.get("/pre-stop", headers={"x-fc-control-path": way}).status_code == 401
+        assert client.get("/version", headers={"x-fc-control-path": way}).status_code == 401
+
+
+@pytest.mark.usefixtures("on_fc")
+@pytest.mark.parametrize("path", ["/initialize", "/pre-stop", "/invoke", "//pre-stop", "/pre-stop?a=b", "/%70re-stop"])
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD"])
+def test_an_event_cannot_reach_the_platforms_routes(client_of: Make, path: str, method: str) -> None:
+    client = client_of()
+    event = {"path": path, "method": method, "headers": {"x-fc-control-path": "/invoke", "X-FC-Control-Path": "/invoke"}}
+    answer = client.post("/invoke", json=event, headers={"x-fc-control-path": "/invoke"})
+    assert answer.status_code in (308, 403, 404, 405)
+    assert client.get("/health").get_json()["state"] == "ready"
+
+
+def test_browsers_of_other_origins_get_no_leave(client_of: Make) -> None:
+    closed, one = client_of(), client_of(cors_origins="https://chat.example.com")
+    for client, origin in ((closed, "https://chat.example.com"), (one, "https://evil.example"), (one, "null")):
+        for answer in (
+            client.options("/chat", headers={"Origin": origin, "Access-Control-Request-Method": "POST"}),
+            client.post("/chat", json=CHAT, headers={"Origin": origin}),
+        ):
+            assert not [name for name, _ in answer.headers if name.lower().startswith("access-control")]
+
+
+def test_browsers_of_the_named_origin_do(client_of: Make) -> None:
+    client = client_of(cors_origins="https://chat.example.com, https://two.example.com", api_keys=OLD)
+    origin = {"Origin": "https://two.example.com"}
+    preflight = client.options("/chat", headers={**origin, "Access-Control-Request-Headers": "authorization"})
+    assert preflight.headers["Access-Control-Allow-Origin"] == "https://two.example.com"
+    assert "authorization" in preflight.headers["Access-Control-Allow-Headers"]
+    assert "Access-Control-Allow-Credentials" not in preflight.headers
+    answer = client.post("/chat", json=CHAT, headers={**origin, "api-key": OLD})
+    assert answer.headers["Access-Control-Allow-Origin"] == "https://two.example.com"
+    assert answer.headers["Vary"] == "Origin"
