@@ -137,6 +137,10 @@ status: $(OPS)/ready ## Show instances, image, errors and the price so far
 
 # --- keeping ----------------------------------------------------------------------------------------------------
 
+.PHONY: readme
+readme: $(VENV)/dev ## Write the generated parts of README.md
+	$(BIN)/python tests/docs/readme.py
+
 .PHONY: lock
 lock: ## Make the lock files again from the .in files (needs uv)
 	cd code/requirements && uv pip compile -q --generate-hashes --no-header --python-version 3.11 --overrides cpu.overrides.txt \

@@ -1,66 +1,58 @@
-"""What several groups of tests share: one real-engine service for the whole run."""
+"""What several groups of tests share: apps over the scripted engine, and one real-engine service for the whole run."""
 
+import json
 import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
-import requests
+from app_types import Make
+from flask import Flask
+from launcher import Service
+from prometheus_client import CollectorRegistry
 
-ROOT = Path(__file__).resolve().parents[1]
+from chatbot_llm.app import create_app, service_of
+from chatbot_llm.engine.scripted import ScriptedEngine
+from chatbot_llm.settings import Settings
+from chatbot_llm.telemetry import Metrics
+
 #: The longest a start may take on two busy cores, seconds; unpacking the bundled model included.
 START_LIMIT_S = 300
 
-
-@dataclass(frozen=True)
-class Server:
-    """A running service. `url` has no trailing slash; `log` grows while it runs."""
-
-    url: str
-    log: Path
-    pid: int
-
-    @property
-    def v1(self) -> str:
-        return f"{self.url}/v1"
+# `make` runs the tests, and some tests run `make`: what the outer one was told is not for the inner one.
+for _name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES"):
+    os.environ.pop(_name, None)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@pytest.fixture
+def make_app() -> Iterator[Make]:
+    """Make apps in this process, with settings and a script; their engines are stopped afterwards."""
+    made: list[Flask] = []
+
+    def make(script: dict[str, Any] | None = None, start: bool = True, wait: bool = True, **settings: Any) -> Flask:
+        current = Settings(engine="scripted", script=json.dumps(script or {}), **settings)
+        app = create_app(current, ScriptedEngine(current), Metrics(CollectorRegistry()))
+        made.append(app)
+        if start:
+            service_of(app).begin()
+            if wait:
+                service_of(app).engine.wait(10)
+        return app
+
+    yield make
+    for app in made:
+        service_of(app).close()
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The real service: gunicorn, vLLM's CPU build, the bundled model; started once for the whole run."""
-    log = tmp_path_factory.mktemp("server") / "log.txt"
-    port = free_port()
-    command = [sys.executable, "-m", "chatbot_llm", "--port", str(port), "--host", "127.0.0.1"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "code"), "CHATBOT_ENGINE": "vllm", "CHATBOT_PROFILE": "cpu"}
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT)
-    url = f"http://127.0.0.1:{port}"
+    log: Path = tmp_path_factory.mktemp("server") / "log.txt"
+    service = Service(log, engine="vllm", profile="cpu")
     try:
-        end = time.monotonic() + START_LIMIT_S
-        while True:
-            if process.poll() is not None or time.monotonic() > end:
-                pytest.fail(f"the service did not start:\n{log.read_text()[-4000:]}")
-            try:
-                if requests.get(f"{url}/health", timeout=5).status_code == 200:
-                    break
-            except requests.RequestException:
-                pass
-            time.sleep(0.2)
-        yield Server(url, log, process.pid)
-        process.terminate()
-        assert process.wait(30) == 0, "SIGTERM must end the service with status 0"
+        yield service.wait_ready(START_LIMIT_S)
+        service.terminate()
+        assert service.wait_exit() == 0, "SIGTERM must end the service with status 0"
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        service.close()

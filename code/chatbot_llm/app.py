@@ -5,6 +5,7 @@ import logging
 from typing import Any
 
 from flask import Flask, Response, request
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
 from chatbot_llm import api, events, guard, lifecycle, openapi, playground, telemetry
@@ -72,6 +73,10 @@ def create_app(settings: Settings, engine: Engine, metrics: telemetry.Metrics | 
             if name == "Allow":
                 response.headers["Allow"] = value
         return response
+
+    @app.errorhandler(ParseException)
+    def not_http(error: ParseException) -> Response:
+        return _error(400, envelope(400, "the body's chunks are not valid HTTP/1.1"))
 
     @app.errorhandler(Exception)
     def surprise(error: Exception) -> Response:

@@ -11,7 +11,6 @@ request to the same routes, and an error's body also names its status. Accepted 
 """
 
 import base64
-import binascii
 import json
 from typing import Any
 
@@ -108,5 +107,5 @@ def _body(event: dict[str, Any]) -> bytes:
         return body.encode()
     try:
         return base64.b64decode(body, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error, or letters that are not ASCII
         raise BadRequest(f"body: not base64 ({error})", param="body") from None

@@ -200,7 +200,9 @@ def describe() -> JSON:
             "/chat": {"post": chat},
             "/v1/chat/completions": {"post": chat},
             "/generate": {
-                "post": _post("A raw completion, plus the list `text`.", _ref("CompletionRequest"), _ref("Generated"), True)
+                "post": _post(
+                    "A raw completion, plus the list `text`.", _ref("CompletionRequest"), _ref("Generated"), True
+                )
             },
             "/v1/completions": {
                 "post": _post("OpenAI completion.", _ref("CompletionRequest"), _ref("Completion"), streams=True)

@@ -26,6 +26,10 @@ COMMON: Flags = {
     "--no-enable-log-requests": None,
     # Queue, first-token and decode times of every answer, for Server-Timing and the request log.
     "--enable-per-request-metrics": None,
+    # `cached_tokens` in usage: what the prefix cache saved.
+    "--enable-prompt-tokens-details": None,
+    # Arguments of a tool call obey the tool's schema; without it a small model answers "21" where an object belongs.
+    "--tool-strict-level": "parameter",
     # A progress bar is not a log line.
     "--no-use-tqdm-on-load": None,
     # Text only: nothing in a body makes the server fetch an address.

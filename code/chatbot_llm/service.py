@@ -43,6 +43,11 @@ class Service:
         self.watcher.start()
         self.engine.start()
 
+    def close(self) -> None:
+        """End the engine and the watching. A process that is about to end only needs the engine to."""
+        self.engine.stop()
+        self.watcher.close()
+
     @property
     def ready(self) -> bool:
         return self.engine.status().state is State.READY and not self.admission.draining

@@ -13,7 +13,6 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 
 from chatbot_llm.calls import Call, Cause, Result, Signal
@@ -45,14 +44,23 @@ class Watcher:
         self._overdue: dict[Call, float] = {}
         self._last = time.monotonic()
         self._thread: threading.Thread | None = None
+        self._closed = False
         self.frozen_s = 0.0
-        self.on_thaw: Callable[[float], None] | None = None
 
     def start(self) -> None:
         if self._thread is None:
             self._last = time.monotonic()
             self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
             self._thread.start()
+
+    def close(self) -> None:
+        """Stop watching and give the descriptors back."""
+        self._closed = True
+        if self._thread is not None:
+            self._wake()
+            self._thread.join()
+        for held in (self._poll, self._wake_r, self._wake_w):
+            held.close()
 
     def add(self, call: Call, sock: socket.socket | None) -> None:
         """Watch a call, and its client when the socket is known."""
@@ -97,7 +105,7 @@ class Watcher:
             self._wake_w.send(b"x")
 
     def _run(self) -> None:
-        while True:
+        while not self._closed:
             try:
                 events = self._poll.poll(self._pause())
             except OSError:
@@ -132,8 +140,6 @@ class Watcher:
                 for key in table:
                     table[key] += gap  # type: ignore[index]
         log.info("the process was frozen for about %.0f s; deadlines moved with it", gap)
-        if self.on_thaw is not None:
-            self.on_thaw(gap)
 
     def _hung_up(self, fd: int) -> None:
         with self._lock:

@@ -5,6 +5,7 @@ Bound to gunicorn 27, whose methods this overrides; the tests in `tests/contract
 real gunicorn.
 """
 
+import errno
 import json
 import logging
 import os
@@ -134,6 +135,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def _keepalive_after(self, conn: TConn, keepalive: bool) -> bool:
         return not conn.unread and super()._keepalive_after(conn, keepalive)
+
+    def handle_request(self, req: Any, conn: TConn) -> Any:
+        try:
+            return super().handle_request(req, conn)
+        except TimeoutError as error:  # the kernel gave the client up; gunicorn knows such an end by another number
+            raise ConnectionResetError(errno.ECONNRESET, str(error)) from None
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
         """gunicorn's own refusals, in the envelope. Neither log nor answer repeats what the client sent."""

@@ -5,12 +5,9 @@ from typing import Any
 
 import pytest
 import requests
-from prometheus_client import CollectorRegistry
-
-from chatbot_llm.app import create_app, service_of
-from chatbot_llm.engine.scripted import ScriptedEngine
-from chatbot_llm.settings import Settings
-from chatbot_llm.telemetry import Metrics
+from app_types import Make
+from flask.testing import FlaskClient
+from launcher import Service
 
 pytestmark = pytest.mark.engine
 
@@ -33,14 +30,9 @@ REQUESTS: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def double() -> Any:
-    settings = Settings(engine="scripted")
-    app = create_app(settings, ScriptedEngine(settings), Metrics(CollectorRegistry()))
-    service_of(app).begin()
-    service_of(app).engine.wait(10)
-    yield app.test_client()
-    service_of(app).engine.stop()
+@pytest.fixture
+def double(make_app: Make) -> FlaskClient:
+    return make_app().test_client()
 
 
 def parts(text: str) -> list[Any]:
@@ -63,7 +55,7 @@ def misfits(ours: Any, theirs: Any, where: str = "") -> list[str]:
 
 
 @pytest.mark.parametrize(("path", "body"), REQUESTS)
-def test_the_double_has_the_real_shape(server: Any, double: Any, path: str, body: Any) -> None:
+def test_the_double_has_the_real_shape(server: Service, double: FlaskClient, path: str, body: Any) -> None:
     real = requests.post(f"{server.url}{path}", json=body, timeout=120)
     ours = double.post(path, json=body)
     assert ours.status_code == real.status_code

@@ -11,7 +11,7 @@ import openai
 import pytest
 import requests
 
-from conftest import Server
+from launcher import Service
 
 pytestmark = pytest.mark.engine
 
@@ -22,7 +22,7 @@ QUESTION: list[Any] = [
 
 
 @pytest.fixture(scope="module")
-def client(server: Server) -> openai.OpenAI:
+def client(server: Service) -> openai.OpenAI:
     return openai.OpenAI(base_url=server.v1, api_key="unused", max_retries=0, timeout=120)
 
 
@@ -31,7 +31,7 @@ def model(client: openai.OpenAI) -> str:
     return client.models.list().data[0].id
 
 
-def test_the_seed_request_gets_the_seed_answer(server: Server, model: str) -> None:
+def test_the_seed_request_gets_the_seed_answer(server: Service, model: str) -> None:
     body = {"model": model, "messages": QUESTION, "temperature": 0, "max_tokens": 20}
     answer = requests.post(f"{server.url}/chat", json=body, timeout=120)
     found = answer.json()
@@ -54,7 +54,7 @@ def test_streaming_with_usage_says_the_same_as_a_whole_answer(client: openai.Ope
 
 def test_a_tool_that_must_be_called_is_called_with_valid_arguments(client: openai.OpenAI, model: str) -> None:
     schema = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}}, "required": ["city"]}
-    tool: Any = {"type": "function", "function": {"name": "weather", "strict": True, "parameters": schema}}
+    tool: Any = {"type": "function", "function": {"name": "weather", "parameters": schema}}
     answer = client.chat.completions.create(
         model=model,
         messages=[{"role": "user", "content": "Weather in Paris?"}],
@@ -117,7 +117,7 @@ def test_penalties_and_max_completion_tokens_are_taken(client: openai.OpenAI, mo
     assert answer.choices[0].finish_reason == "length"
 
 
-def test_raw_completions_and_generate_agree(server: Server, client: openai.OpenAI, model: str) -> None:
+def test_raw_completions_and_generate_agree(server: Service, client: openai.OpenAI, model: str) -> None:
     prompt = "The capital of France is"
     ask: dict[str, Any] = {"prompt": prompt, "max_tokens": 5, "temperature": 0}
     raw = client.completions.create(model=model, **ask).choices[0].text
@@ -129,28 +129,28 @@ def test_raw_completions_and_generate_agree(server: Server, client: openai.OpenA
     assert json.loads(lines[-2].removeprefix("data: "))["text"] == [prompt + raw]
 
 
-def test_an_event_says_the_same_as_the_route(server: Server) -> None:
+def test_an_event_says_the_same_as_the_route(server: Service) -> None:
     ask = {"messages": QUESTION, "temperature": 0, "max_tokens": 8}
     direct = requests.post(f"{server.url}/chat", json=ask, timeout=120).json()
     through = requests.post(f"{server.url}/invoke", data=json.dumps(ask), timeout=120).json()
     assert through["choices"][0]["message"] == direct["choices"][0]["message"]
 
 
-def test_tokenize_counts_what_usage_counts(server: Server) -> None:
+def test_tokenize_counts_what_usage_counts(server: Service) -> None:
     counted = requests.post(f"{server.url}/tokenize", json={"messages": QUESTION}, timeout=60).json()
     ask = {"messages": QUESTION, "max_tokens": 1}
     used = requests.post(f"{server.url}/chat", json=ask, timeout=60).json()["usage"]["prompt_tokens"]
     assert counted["count"] == used == len(counted["tokens"])
 
 
-def running(server: Server) -> float:
+def running(server: Service) -> float:
     text = requests.get(f"{server.url}/metrics", timeout=5).text
     found = re.search(r"^vllm:num_requests_running\{[^}]*\} (\S+)", text, re.M)
     assert found is not None
     return float(found.group(1))
 
 
-def test_ten_requests_are_batched_in_the_engine(server: Server, client: openai.OpenAI, model: str) -> None:
+def test_ten_requests_are_batched_in_the_engine(server: Service, client: openai.OpenAI, model: str) -> None:
     seen: list[float] = []
     over = threading.Event()
 
@@ -190,14 +190,14 @@ def test_ten_requests_are_batched_in_the_engine(server: Server, client: openai.O
         ({"messages": QUESTION, "stop": 5}, 400, None),
     ],
 )
-def test_refusals_have_the_envelope(server: Server, ask: dict[str, Any], status: int, code: str | None) -> None:
+def test_refusals_have_the_envelope(server: Service, ask: dict[str, Any], status: int, code: str | None) -> None:
     answer = requests.post(f"{server.url}/chat", json=ask, timeout=60)
     error = answer.json()["error"]
     assert answer.status_code == status, error
     assert error["code"] == code and error["message"] and "/site-packages" not in error["message"]
 
 
-def test_the_deadline_returns_partial_text_and_frees_the_cache(server: Server) -> None:
+def test_the_deadline_returns_partial_text_and_frees_the_cache(server: Service) -> None:
     ask = {"messages": QUESTION, "max_tokens": 2000, "ignore_eos": True}
     for stream in (False, True):
         answer = requests.post(
@@ -216,14 +216,14 @@ def test_the_deadline_returns_partial_text_and_frees_the_cache(server: Server) -
     assert running(server) == 0
 
 
-def test_every_phase_of_the_start_was_seen(server: Server) -> None:
+def test_every_phase_of_the_start_was_seen(server: Service) -> None:
     spent = requests.get(f"{server.url}/health", timeout=5).json()["start_phases_s"]
     assert set(spent) == {"listen", "model", "import", "config", "spawn", "weights", "kv_cache", "compile", "warm_up"}
     assert all(seconds >= 0 for seconds in spent.values())
     assert spent["listen"] < 120 and sum(spent.values()) - spent["model"] < 300
 
 
-def test_every_log_line_of_the_service_and_of_vllm_begins_with_a_date(server: Server) -> None:
-    ours = [line for line in server.log.read_text().splitlines() if '"logger"' in line]
+def test_every_log_line_of_the_service_and_of_vllm_begins_with_a_date(server: Service) -> None:
+    ours = [line for line in server.log().splitlines() if '"logger"' in line]
     assert any('"vllm.' in line for line in ours) and any('"chatbot_llm.' in line for line in ours)
     assert all(re.match(r"\d{4}-\d{2}-\d{2}T", line) for line in ours)

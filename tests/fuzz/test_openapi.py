@@ -6,9 +6,8 @@ Every answer must have a status, a content type and a shape that the description
 import pytest
 import requests
 import schemathesis
-from conftest import LIMIT_S, check_error, share
-from hypothesis import given, settings
-from launcher import Service
+from fuzzing import LIMIT_S, check_error, examples
+from hypothesis import given
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -20,6 +19,7 @@ from chatbot_llm import openapi
 from chatbot_llm.app import create_app
 from chatbot_llm.engine.scripted import ScriptedEngine
 from chatbot_llm.settings import Settings
+from launcher import Service
 
 schema = schemathesis.openapi.from_dict(openapi.describe())
 #: Every operation but /pre-stop, which would end the run.
@@ -35,7 +35,7 @@ def test_no_request_is_too_strange(service: Service, operation: schemathesis.sch
     if operation.body or operation.headers or operation.path_parameters:
         cases = allowed | operation.as_strategy(generation_mode=GenerationMode.NEGATIVE)
 
-    @settings(max_examples=share(0.45 / len(OPERATIONS)))
+    @examples(0.45 / len(OPERATIONS))
     @given(case=cases)
     def run(case: schemathesis.Case) -> None:
         answer = case.call(base_url=f"http://127.0.0.1:{service.port}", session=session, timeout=LIMIT_S)

@@ -4,16 +4,19 @@ import json
 from typing import Any
 
 import requests
-from conftest import LIMIT_S, share
-from hypothesis import given, settings
+from fuzzing import LIMIT_S, examples
+from hypothesis import given
 from hypothesis import strategies as st
+
 from launcher import Service
 
 session = requests.Session()
 session.trust_env = False
 
 #: Words that would break a careless writer or reader of server-sent events.
-NASTY = st.sampled_from(["\n\n", "data: ", "[DONE]", "data: [DONE]\n\n", "\r\n", "\r", "\u2028", "\x00", "é", "🙂", '"', "\\", "{"])
+NASTY = st.sampled_from(
+    ["\n\n", "data: ", "[DONE]", "data: [DONE]\n\n", "\r\n", "\r", "\u2028", "\x00", "é", "🙂", '"', "\\", "{"]
+)
 texts = st.lists(NASTY | st.text(max_size=8), min_size=1, max_size=12).map("".join).filter(lambda text: text.strip())
 
 
@@ -29,7 +32,7 @@ def events(raw: bytes) -> list[bytes]:
     return [event.removeprefix(b"data: ") for event in found]
 
 
-@settings(max_examples=share(0.04))
+@examples(0.04)
 @given(
     text=texts.filter(utf8),
     words=st.integers(1, 30),
@@ -61,7 +64,7 @@ def test_a_stream_says_what_the_whole_answer_says(
         assert [chunk["text"] for chunk in chunks if chunk["choices"]][-1] == [text + whole]
 
 
-@settings(max_examples=share(0.02))
+@examples(0.02)
 @given(after=st.integers(0, 600), words=st.integers(1, 200))
 def test_a_reader_that_leaves_anywhere_leaves_nothing_behind(service: Service, after: int, words: int) -> None:
     asked = {"prompt": "a", "max_tokens": words, "stream": True, "script": {"loop": True, "token_s": 0.001}}

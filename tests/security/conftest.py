@@ -1,42 +1,20 @@
 """Fixtures for attacks: the Flask app in this process where that is enough, the real process where it is not."""
 
-import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
 from flask.testing import FlaskClient
-from prometheus_client import CollectorRegistry
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
-
-from launcher import Service  # noqa: E402
-
-from chatbot_llm.app import create_app, service_of  # noqa: E402
-from chatbot_llm.engine.scripted import ScriptedEngine  # noqa: E402
-from chatbot_llm.settings import Settings  # noqa: E402
-from chatbot_llm.telemetry import Metrics  # noqa: E402
+from app_types import Make
+from launcher import Service
 
 
 @pytest.fixture
-def client_of() -> Iterator[Callable[..., FlaskClient]]:
+def client_of(make_app: Make) -> Callable[..., FlaskClient]:
     """A test client of a ready app with the given settings."""
-    made: list[Flask] = []
-
-    def make(script: dict[str, Any] | None = None, **settings: Any) -> FlaskClient:
-        current = Settings(engine="scripted", script=json.dumps(script or {}), **settings)
-        app = create_app(current, ScriptedEngine(current), Metrics(CollectorRegistry()))
-        made.append(app)
-        service_of(app).begin()
-        service_of(app).engine.wait(10)
-        return app.test_client()
-
-    yield make
-    for app in made:
-        service_of(app).engine.stop()
+    return lambda *script, **settings: make_app(*script, **settings).test_client()
 
 
 @pytest.fixture

@@ -134,7 +134,11 @@ def test_elsewhere_the_platforms_headers_open_nothing(client_of: Make) -> None:
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD"])
 def test_an_event_cannot_reach_the_platforms_routes(client_of: Make, path: str, method: str) -> None:
     client = client_of()
-    event = {"path": path, "method": method, "headers": {"x-fc-control-path": "/invoke", "X-FC-Control-Path": "/invoke"}}
+    event = {
+        "path": path,
+        "method": method,
+        "headers": {"x-fc-control-path": "/invoke", "X-FC-Control-Path": "/invoke"},
+    }
     answer = client.post("/invoke", json=event, headers={"x-fc-control-path": "/invoke"})
     assert answer.status_code in (308, 403, 404, 405)
     assert client.get("/health").get_json()["state"] == "ready"

@@ -3,7 +3,7 @@
 import threading
 import time
 
-from conftest_types import Make
+from app_types import Make
 
 from chatbot_llm.app import service_of
 

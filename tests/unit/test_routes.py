@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from conftest_types import Make
+from app_types import Make
 from flask import Flask
 from flask.testing import FlaskClient
 

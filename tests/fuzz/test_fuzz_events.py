@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import requests
-from conftest import LIMIT_S, check_error, share
-from hypothesis import given, settings
+from fuzzing import LIMIT_S, check_error, examples
+from hypothesis import given
 from hypothesis import strategies as st
+
 from launcher import Service
 
 session = requests.Session()
@@ -49,7 +50,7 @@ def sent(value: Any) -> bytes:
     return json.dumps(value).encode("utf-8", "surrogatepass")
 
 
-@settings(max_examples=share(0.15))
+@examples(0.15)
 @given(raw=requests_.map(sent) | chats.map(sent) | values.map(sent) | st.binary(max_size=200))
 def test_any_event_is_answered(service: Service, raw: bytes) -> None:
     answer = session.post(f"http://127.0.0.1:{service.port}/invoke", data=raw, timeout=LIMIT_S)
@@ -57,7 +58,7 @@ def test_any_event_is_answered(service: Service, raw: bytes) -> None:
 
 
 @pytest.mark.parametrize("path", ["/chat", "/generate", "/v1/completions", "/tokenize", "/detokenize"])
-@settings(max_examples=share(0.04))
+@examples(0.04)
 @given(raw=chats.map(sent) | values.map(sent) | st.binary(max_size=200))
 def test_any_body_is_answered(service: Service, path: str, raw: bytes) -> None:
     headers = {"Content-Type": "application/json"}
@@ -65,9 +66,14 @@ def test_any_body_is_answered(service: Service, path: str, raw: bytes) -> None:
     check_error(answer.status_code, answer.content)
 
 
-@settings(max_examples=share(0.03))
-@given(headers=st.dictionaries(st.from_regex(r"[a-zA-Z0-9_-]{1,12}", fullmatch=True), st.text(
-    st.characters(min_codepoint=32, max_codepoint=255, exclude_characters="\x7f"), max_size=40), max_size=5))
+@examples(0.03)
+@given(
+    headers=st.dictionaries(
+        st.from_regex(r"[a-zA-Z0-9_-]{1,12}", fullmatch=True),
+        st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_characters="\x7f"), max_size=40),
+        max_size=5,
+    )
+)
 def test_any_headers_are_answered(service: Service, headers: dict[str, str]) -> None:
     framing = ("content-length", "transfer-encoding", "host", "expect", "connection")
     raw = {name: value.strip().encode("latin-1") for name, value in headers.items() if name.lower() not in framing}

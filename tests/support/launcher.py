@@ -78,6 +78,14 @@ class Service:
 
     # asking
 
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def v1(self) -> str:
+        return f"{self.url}/v1"
+
     def call(self, method: str, path: str, body: Any = None, **more: Any) -> Answer:
         return call(self.port, method, path, body, **more)
 

@@ -1,0 +1,124 @@
+"""What only the real engine can show: its own process killed, stopped, frozen, orphaned; its KV cache free again."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import psutil
+import pytest
+from callers import Answer, Events, Later, Line, call, gather, post_bytes
+from launcher import Service, until
+
+pytestmark = pytest.mark.engine
+
+Start = Callable[..., Service]
+#: Two busy cores; the bundled model is unpacked on the first start ever.
+START_S = 300.0
+HANG_S = 5.0
+
+
+def body(words: int, *, stream: bool = False) -> dict[str, object]:
+    """A chat that generates exactly `words` tokens."""
+    ask = [{"role": "user", "content": "Tell me a long story about a river."}]
+    return {"messages": ask, "max_tokens": words, "min_tokens": words, "ignore_eos": True, "stream": stream}
+
+
+def chat(service: Service, words: int, timeout: str = "60") -> Answer:
+    return call(service.port, "POST", "/chat", body(words), headers={"x-request-timeout": timeout}, timeout=90)
+
+
+def engine_process(service: Service) -> psutil.Process:
+    """vLLM's EngineCore: the fattest below the worker."""
+    family = service.worker.children(recursive=True)
+    return max(family, key=lambda process: process.memory_info().rss)
+
+
+def busy(service: Service) -> float:
+    metrics = service.metrics()
+    return sum(value for name, value in metrics.items() if name.startswith("vllm:num_requests_running"))
+
+
+def cache_in_use(service: Service) -> float:
+    metrics = service.metrics()
+    return sum(value for name, value in metrics.items() if name.startswith("vllm:kv_cache_usage_perc"))
+
+
+@pytest.fixture(scope="module")
+def service(start_once: Start) -> Service:
+    """One real engine for everything that it survives."""
+    return start_once(engine="vllm", profile="cpu", hang_s=HANG_S, max_running=4).wait_ready(START_S)
+
+
+@pytest.fixture
+def doomed(start: Start) -> Iterator[Service]:
+    yield start(engine="vllm", profile="cpu", hang_s=HANG_S, max_running=4).wait_ready(START_S)
+
+
+def test_a_deadline_gives_the_partial_text_and_frees_the_cache(service: Service) -> None:
+    answer = chat(service, 2000, timeout="2")
+    assert (answer.status, answer.finish) == (200, "length")
+    assert answer.text and answer.json["usage"]["completion_tokens"] < 2000
+    until(lambda: busy(service) == 0 and cache_in_use(service) == 0, "vLLM has nothing left of it", 15)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["silent", "streaming"])
+def test_a_client_that_leaves_frees_vllm_too(service: Service, stream: bool) -> None:
+    line = Line(service.port, post_bytes(body(3000, stream=stream)))
+    until(lambda: service.running() == 1, "it runs")
+    time.sleep(1)
+    line.close()
+    service.wait_idle(2)
+    until(lambda: busy(service) == 0 and cache_in_use(service) == 0, "vLLM has nothing left of it", 15)
+
+
+def test_frozen_amid_a_stream_it_goes_on(service: Service) -> None:
+    headers = {"x-request-timeout": "30"}
+    with Events(service.port, body(60, stream=True), headers=headers) as events:
+        lines = iter(events)
+        next(lines)
+        with service.frozen():
+            time.sleep(HANG_S + 6)
+        rest = gather(lines)
+    assert rest.done and rest.error is None and rest.finish == "length"
+    time.sleep(HANG_S + 6)
+    assert service.health()["ready"], "nobody took the freeze for a hang"
+
+
+def assert_told_and_gone(service: Service, strike: Callable[[], None], unhealthy_s: float) -> None:
+    silent = Later(lambda: chat(service, 3000))
+    until(lambda: service.running() == 1, "it runs")
+    time.sleep(1)
+    strike()
+    struck = time.monotonic()
+    told = silent.get(unhealthy_s + 5)
+    assert told.status == 500 and told.json["error"]["code"] == "engine_error"
+    assert service.wait_exit(unhealthy_s + 5) not in (0, None)
+    assert time.monotonic() - struck < unhealthy_s + 5
+    service.assert_nothing_left()
+
+
+def test_an_engine_process_that_hangs(doomed: Service) -> None:
+    # its next ping may be 5 s away, and is given up after hang_s
+    assert_told_and_gone(doomed, lambda: engine_process(doomed).send_signal(signal.SIGSTOP), 5 + HANG_S + 1)
+
+
+@pytest.mark.parametrize("who", ["master", "worker"])
+def test_no_engine_process_is_orphaned(doomed: Service, who: str) -> None:
+    (doomed.process if who == "master" else doomed.worker).send_signal(signal.SIGKILL)
+    doomed.wait_exit(10)
+    doomed.assert_nothing_left(10)
+
+
+def test_sigterm_while_loading_leaves_nothing(start: Start) -> None:
+    service = start(engine="vllm", profile="cpu").wait_listening()
+    until(lambda: service.health()["phase"] in ("spawn", "weights", "kv_cache"), "the engine process is there", START_S)
+    service.terminate()
+    assert service.wait_exit(20) == 0
+    service.assert_nothing_left(10)
+
+
+def test_kill_9_of_the_engine_process(service: Service) -> None:
+    # stays the last one here: the others share this service, and a start of the real engine takes most of a minute
+    assert_told_and_gone(service, engine_process(service).kill, 1)

@@ -1,0 +1,36 @@
+"""Fuzzing: how many bad inputs, and what must hold for the answer to each.
+
+`FUZZ_EXAMPLES` is the number of inputs of the whole folder: 2,000 in a test run, 50,000 in `make fuzz`.
+"""
+
+import json
+import os
+
+from hypothesis import HealthCheck, settings
+
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "2000"))
+#: The longest an answer to a bad input may take, seconds: a hang, on a machine that is busy with other things.
+LIMIT_S = 20.0
+
+
+def examples(part: float) -> settings:
+    """Hypothesis' settings for a test that takes this part of all inputs."""
+    return settings(
+        max_examples=max(10, round(EXAMPLES * part)),
+        deadline=None,  # a busy machine is slow; LIMIT_S finds hangs
+        derandomize=EXAMPLES <= 2000,  # a test run finds today what it found yesterday, the nightly run looks further
+        suppress_health_check=list(HealthCheck),
+        database=None,
+        print_blob=True,
+    )
+
+
+def check_error(status: int, body: bytes, half_closed: bool = False) -> None:
+    """An answer to a bad input: fine, or an error of the client's in the OpenAI envelope.
+
+    A client that has closed its side counts as gone: its request may have been ended (504).
+    """
+    assert status < 500 or status in (501, 503) or (half_closed and status == 504), f"{status}: {body[:500]!r}"
+    if status >= 400:
+        error = json.loads(body)["error"]
+        assert {"message", "type", "param", "code"} <= set(error) and error["message"], body[:500]
