@@ -1,6 +1,7 @@
 """gunicorn's configuration: one worker, many threads, and the time-outs FC needs. Read by `python -m chatbot_llm`."""
 
 import ctypes
+import os
 import resource
 import signal
 from typing import Any
@@ -57,6 +58,8 @@ def when_ready(server: Any) -> None:
 
     def terminate(sig: int, frame: Any) -> None:
         nonlocal terminated
+        if os.getpid() != server.pid:
+            os._exit(0)  # a worker that has not begun: it would take the signal for the master's and go on
         server.signal(signal.SIGQUIT if terminated else signal.SIGTERM, frame)
         terminated = True
 
@@ -80,7 +83,7 @@ def worker_exit(server: Any, worker: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """A worker that was killed is not replaced: a fresh instance loads as fast, and has no remains of this one."""
+    """A worker that was killed, or whose engine died, is not replaced: a fresh instance has no remains of this one."""
     if server.LISTENERS:  # the master is not stopping
         raise HaltServer("the worker is gone", 1)
 

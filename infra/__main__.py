@@ -10,10 +10,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from rich.console import Console
 
-from infra import cost, ready, release, scale, smoke, status
+from infra import cost, plan_report, ready, release, scale, smoke, status
 from infra.errors import CheckFailed, InfraError
 from infra.fc import LATEST, FunctionCompute
 from infra.screen import progress
@@ -99,6 +100,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--tokens-per-second", type=float, metavar="R", help="measured, of all requests")
     for name, unit in (("vcpu", ""), ("memory", " MB"), ("gpu-memory", " MB"), ("disk", " MB")):
         command.add_argument(f"--{name}", type=float, metavar="N", help=f"{name}{unit} (default: s.yaml)")
+    command = add("plan", run_plan, "a fleet's latency, refusals and cost, simulated from measurements", priced)
+    plan_report.arguments(command)
     return top
 
 
@@ -219,18 +222,23 @@ def run_cost(args: argparse.Namespace, console: Console) -> None:
     )
 
 
+def run_plan(args: argparse.Namespace, console: Console) -> None:
+    plan_report.run(args, console, rendered())
+
+
 def size_from(args: argparse.Namespace) -> cost.Size:
     given = (args.vcpu, args.memory, args.gpu_memory, args.disk)
     if all(value is not None for value in given):
         return cost.Size(*given)
+    pairs = zip(given, plan_report.sizes(rendered()), strict=True)
+    return cost.Size(*(theirs if mine is None else mine for mine, theirs in pairs))
+
+
+def rendered() -> dict[str, Any]:
+    """s.yaml's props; placeholders, because neither the image nor the log project matters here."""
     from infra.template import render
 
-    # Placeholders: the price depends on neither the image nor the log project.
-    props = render({"DEPLOY_IMAGE": "none", "DEPLOY_LOG_PROJECT": "none", **os.environ})
-    gpu = props.get("gpuConfig", {}).get("gpuMemorySize", 0)
-    deployed = (props["cpu"], props["memorySize"], gpu, props["diskSize"])
-    pairs = zip(given, deployed, strict=True)
-    return cost.Size(*(theirs if mine is None else mine for mine, theirs in pairs))
+    return render({"DEPLOY_IMAGE": "none", "DEPLOY_LOG_PROJECT": "none", **os.environ})
 
 
 def chain(error: BaseException | None) -> list[str]:

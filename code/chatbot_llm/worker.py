@@ -36,8 +36,8 @@ from chatbot_llm.service import Service
 
 log = logging.getLogger(__name__)
 
-#: gunicorn's master stops with this status, instead of starting another worker, when a worker exits with it.
-HALT = 3
+#: Exit status of a worker whose engine is dead (sysexits.h, EX_SOFTWARE); the master then ends too (`child_exit`).
+HALT = 70
 #: How long answers to in-flight calls may take after the engine has died, seconds.
 LAST_WORDS_S = 2.0
 #: How long a client may take to close a connection that the service has closed, seconds.

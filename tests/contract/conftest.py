@@ -9,6 +9,7 @@ from typing import Any
 
 import fc
 import pytest
+
 from infra import serverless_devs, template
 from launcher import Service
 

@@ -72,7 +72,7 @@ class FunctionCompute:
         self.service: Service
         self._lock = threading.Lock()
         self._in_flight = 0
-        self._ending = False
+        self._ending = self._closed = False
         self._pool_lock = threading.Lock()
         self._pool: list[http.client.HTTPConnection] = []
 
@@ -256,10 +256,10 @@ class FunctionCompute:
         named = {name.lower(): value for name, value in response.getheaders()}
         size = sum(len(name) + len(value) for name, value in response.getheaders())
         assert size <= limits.MAX_HEADER_BYTES, "502 BadResponse: the answer's headers are too large"
-        if response.will_close:
-            connection.close()
-        else:
-            with self._pool_lock:
+        with self._pool_lock:
+            if response.will_close or self._closed:
+                connection.close()
+            else:
                 self._pool.append(connection)
         return Answer(response.status, named, data, time.monotonic() - began)
 
@@ -267,8 +267,10 @@ class FunctionCompute:
         """Leave the instance alone from now on."""
         with self._lock:
             self._ending = True
-        for connection in self._pool:
-            connection.close()
+        with self._pool_lock:
+            self._closed = True
+            for connection in self._pool:
+                connection.close()
 
     # freezing (page 04/040: between the initializer and the first request, and between requests)
 

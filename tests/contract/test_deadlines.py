@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+
 from callers import Later, call, chat, chat_body, stream
 from launcher import Service, until
 

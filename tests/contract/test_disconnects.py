@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+
 from callers import Line, chat, chat_body, post_bytes
 from launcher import Service, until
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+
 from callers import Answer, Later, Line, call, chat, chat_body, post_bytes, stream
 from launcher import Service, until
 

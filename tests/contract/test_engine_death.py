@@ -1,4 +1,4 @@
-"""An engine that dies takes nobody by surprise: callers are told, /health says so, the process ends, a new one serves."""
+"""An engine that dies surprises nobody: callers are told, /health says so, the process ends, a new one serves."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from callers import Later, Line, call, chat, chat_body, post_bytes, stream
-from launcher import Service, until
 
+from callers import Later, Line, call, chat, chat_body, post_bytes, stream
 from chatbot_llm.engine import loop_engine
 from chatbot_llm.settings import Settings
+from launcher import Service, until
 
 Start = Callable[..., Service]
 EXIT_WITHIN_S = 5.0

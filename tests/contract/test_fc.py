@@ -8,8 +8,9 @@ from typing import Any
 
 import psutil
 import pytest
-from callers import Answer, Later, chat_body
 from fc import BadGateway, Ended, FunctionCompute, FunctionTimeout, StartFailed, Throttled, hurried
+
+from callers import Answer, Later, chat_body
 from launcher import until
 
 Deploy = Callable[..., FunctionCompute]
@@ -99,9 +100,7 @@ def deadline_after_timeout(props: Props) -> None:
 
 
 def drain_after_pre_stop(props: Props) -> None:
-    props["environmentVariables"]["CHATBOT_DRAIN_S"] = str(
-        props["instanceLifecycleConfig"]["preStop"]["timeout"] + 1
-    )
+    props["environmentVariables"]["CHATBOT_DRAIN_S"] = str(props["instanceLifecycleConfig"]["preStop"]["timeout"] + 1)
 
 
 def no_pre_stop(props: Props) -> None:

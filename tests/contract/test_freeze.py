@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+
 from callers import Later, Line, chat, stream
 from launcher import Service, until
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
+
 from callers import Later, Line, chat, chat_body, post_bytes, stream
 from launcher import Service, until
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+
 from callers import Line, call, chat, chat_body, post_bytes
 from launcher import Service
 
@@ -101,7 +102,9 @@ def test_a_client_that_asks_first_is_told_to_continue(service: Service) -> None:
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_sent(service: Service) -> None:
-    head = f"POST /chat HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: {MOST_BODY + 1}\r\n\r\n"
+    head = (
+        f"POST /chat HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: {MOST_BODY + 1}\r\n\r\n"
+    )
     with crowd(service, head.encode()) as lines:
         assert lines[0].read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 413")
         assert_unharmed(service)

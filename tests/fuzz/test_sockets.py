@@ -80,6 +80,7 @@ MALFORMED = {
     "chunks twice": (f"{HEAD}{CHUNKED}{CHUNKED}\r\n0\r\n\r\n", (400,)),
     "chunks that are not the last coding": (f"{HEAD}Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n", (400, 501)),
     "an unknown coding": (f"{HEAD}Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", (400, 501)),
+    "an unknown coding without a body": (f"{HEAD}Transfer-Encoding: xchunked\r\n\r\n", (400, 501)),
     "a coding with a tab": (f"{HEAD}Transfer-Encoding:\tchunked\r\n\r\n0\r\n\r\n", (400, 501)),
     "a coding hidden by a space": (f"{HEAD}Transfer-Encoding : chunked\r\n{SIZED}\r\n{BODY}", (400,)),
     "a chunk size that is none": (f"{HEAD}{CHUNKED}\r\nxyz\r\n{BODY}\r\n0\r\n\r\n", (400,)),

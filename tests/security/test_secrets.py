@@ -8,9 +8,9 @@ import http.client
 import json
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
+from poison import BODY, poisoned
 
 from callers import Line
 from launcher import Service
@@ -44,40 +44,11 @@ HEADERS = (
     "x-secret",
 )
 
-BODY: dict[str, Any] = {
-    "model": None,
-    "messages": [{"role": "user", "content": "Hello", "name": "a"}],
-    "max_tokens": 2,
-    "temperature": 0.5,
-    "stop": ["x"],
-    "tools": [{"type": "function", "function": {"name": "f", "parameters": {"$ref": "#/a", "pattern": "a"}}}],
-    "tool_choice": "auto",
-    "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}},
-    "structured_outputs": {"regex": "a", "json": "{}"},
-    "stream_options": {"include_usage": True},
-    "chat_template": None,
-    "user": "u",
-}
-
-
-def poisoned(value: Any) -> Iterator[Any]:
-    """The body again and again, each time with the canary in place of one value or as one more name."""
-    yield CANARY
-    if isinstance(value, dict):
-        yield {**value, CANARY: 1}
-        for name, inner in value.items():
-            for changed in poisoned(inner):
-                yield {**value, name: changed}
-    elif isinstance(value, list):
-        for at, inner in enumerate(value):
-            for changed in poisoned(inner):
-                yield [*value[:at], changed, *value[at + 1 :]]
-
 
 def bodies() -> Iterator[bytes]:
-    for body in poisoned(BODY):
+    for body in poisoned(BODY, CANARY):
         yield json.dumps(body).encode()
-    for body in poisoned({"prompt": "a", "max_tokens": 1}):
+    for body in poisoned({"prompt": "a", "max_tokens": 1}, CANARY):
         yield json.dumps(body).encode()
     yield CANARY.encode()
     yield b'{"messages": ' + CANARY.encode()

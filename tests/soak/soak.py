@@ -21,9 +21,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "contract"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 import matplotlib
+
 from callers import Later, Line, call, chat_body, post_bytes, stream
 from launcher import Service
 
@@ -88,9 +89,7 @@ def one_request(service: Service, book: Book, dice: random.Random) -> None:
             if kind == "generate":
                 body = {"prompt": "Once", "max_tokens": words, "script": body["script"]}
             headers = {"x-request-timeout": "0.3"} if kind == "impatient" else {}
-            answer = call(
-                service.port, "POST", "/generate" if kind == "generate" else "/chat", body, headers=headers
-            )
+            answer = call(service.port, "POST", "/generate" if kind == "generate" else "/chat", body, headers=headers)
             if answer.status == 200:
                 outcome = "deadline" if kind == "impatient" and answer.finish == "length" else "ok"
             elif answer.status in (429, 503) and int(answer.headers["retry-after"]) >= 1:
@@ -189,9 +188,10 @@ def slope_mb_per_hour(book: Book) -> float:
 def report(book: Book, leaked: int, crashed: bool, log: str) -> tuple[str, list[str]]:
     """The page, and the promises that were broken."""
     lines = [f"soak: {book.now() / 60:.1f} minutes, {book.outcomes.total()} requests by {CALLERS} callers"]
-    lines.append(f"{RUNNING} slots and {WAITING} places; a fault every {FAULT_EVERY_S:g} s: " + ", ".join(
-        f"{name} x{count}" for name, count in Counter(name for _, name in book.faults).items()
-    ))
+    lines.append(
+        f"{RUNNING} slots and {WAITING} places; a fault every {FAULT_EVERY_S:g} s: "
+        + ", ".join(f"{name} x{count}" for name, count in Counter(name for _, name in book.faults).items())
+    )
     lines += ["", "outcome         requests", *(f"{name:15} {count:8}" for name, count in book.outcomes.most_common())]
     lines += ["", "kind         p50 s   p95 s   p99 s"]
     for kind in sorted({kind for _, kind, _ in book.answers}):
@@ -200,9 +200,7 @@ def report(book: Book, leaked: int, crashed: bool, log: str) -> tuple[str, list[
         lines.append(f"{kind:10} {cuts[49]:7.2f} {cuts[94]:7.2f} {cuts[98]:7.2f}")
     # while frozen nobody can answer
     frozen = [when for when, name in book.faults if name == freeze.__name__]
-    health = [
-        one[5] for one in book.samples if not any(at - 1 < one[0] - one[5] < at + FREEZE_S + 1 for at in frozen)
-    ]
+    health = [one[5] for one in book.samples if not any(at - 1 < one[0] - one[5] < at + FREEZE_S + 1 for at in frozen)]
     slope = slope_mb_per_hour(book)
     memory, threads = [one[1] for one in book.samples], [one[2] for one in book.samples]
     slow = statistics.quantiles(health, n=100)[98]

@@ -214,12 +214,10 @@ class LoopEngine(Engine):
                     finished = finished or FINISH in chunk
             self._account(call)
         except asyncio.CancelledError:
-            now = self.status()
-            failed = now.state in (State.FAILED, State.STOPPED)
-            text = now.reason or ("the engine was stopped" if failed else "the request was ended before an answer")
-            _fail(call, begun, ApiError(text, status=500 if failed else 504, code="engine_error"))
+            _fail(call, begun, self._ended(call) or ApiError("the engine dropped the request", code="engine_error"))
         except ApiError as error:
-            _fail(call, begun, error)
+            # vLLM takes the end of its task for the client's going, and says so (400) to one that is still there.
+            _fail(call, begun, self._ended(call) or error)
         except Exception as error:
             told = self._explain(error)
             if told.status >= 500:
@@ -227,6 +225,15 @@ class LoopEngine(Engine):
             _fail(call, begun, told)
         finally:
             call.put(Signal.END)
+
+    def _ended(self, call: Call) -> ApiError | None:
+        """Why a call that could not be answered was ended from outside, if it was."""
+        now = self.status()
+        if now.state in (State.FAILED, State.STOPPED):
+            return ApiError(now.reason or "the engine was stopped", code="engine_error")
+        if call.cause is not None:
+            return ApiError("the request was ended before an answer", status=504, code="deadline_exceeded")
+        return None
 
     def _finish(self, call: Call) -> bytes:
         """The event that ends every choice, for a stream cut before the engine said a word."""

@@ -87,7 +87,6 @@ class ScriptedEngine(LoopEngine):
     async def _answer(self, call: Call) -> Result | AsyncGenerator[str, None]:
         if call.kind in ("tokenize", "detokenize"):
             return Result(200, json.dumps({"count": call.prepared["prompt_tokens"], "tokens": []}).encode())
-        self._cuts[call.id] = asyncio.Event()
         if call.stream:
             return self._events(call)
         words = [word async for burst in self._words(call) for word in burst]
@@ -95,7 +94,8 @@ class ScriptedEngine(LoopEngine):
 
     async def _words(self, call: Call) -> AsyncGenerator[list[str], None]:
         """Bursts of tokens until the script, max_tokens or an abort ends them."""
-        script, cut = call.prepared, self._cuts[call.id]
+        script, cut = call.prepared, asyncio.Event()
+        self._cuts[call.id] = cut
         words = str(script.get("text", _TEXT)).split(" ")
         total = script["limit"] if script.get("loop") else min(script["limit"], len(words))
         burst, wait = int(script.get("burst", 1)), script.get("first_s", 0)

@@ -1,0 +1,85 @@
+"""No field of a request makes the server connect to anywhere."""
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from poison import BODY, poisoned
+
+from callers import call
+from launcher import Service
+
+
+class Bait:
+    """A listener that counts who comes. Its address is put where a careless server would fetch from."""
+
+    def __init__(self) -> None:
+        self.visitors = 0
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self._socket.getsockname()[1]}/bait"
+        threading.Thread(target=self._wait, daemon=True).start()
+
+    def _wait(self) -> None:
+        while True:
+            try:
+                self._socket.accept()[0].close()
+            except OSError:
+                return
+            self.visitors += 1
+
+    def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+
+@pytest.fixture
+def bait() -> Iterator[Bait]:
+    bait = Bait()
+    yield bait
+    bait.close()
+
+
+def lures(url: str) -> Iterator[bytes]:
+    for body in poisoned(BODY, url):
+        yield json.dumps(body).encode()
+    for kind in ("image_url", "audio_url", "video_url", "input_audio", "file"):
+        for part in (
+            {"type": kind, kind: {"url": url}},
+            {kind: {"url": url}},
+            {kind: url},
+            {"type": "text", kind: url},
+        ):
+            yield json.dumps({"messages": [{"role": "user", "content": [part]}], "max_tokens": 1}).encode()
+    for name in (
+        "chat_template",
+        "lora_path",
+        "documents",
+        "mm_processor_kwargs",
+        "kv_transfer_params",
+        "logits_processors",
+    ):
+        yield json.dumps({**BODY, name: url}).encode()
+        yield json.dumps({**BODY, name: [{"text": url, "url": url}]}).encode()
+    headers = {"x-forwarded-host": url, "callback": url}
+    yield json.dumps({"path": url, "headers": headers}).encode()
+    yield json.dumps({"path": "/chat", "method": "POST", "headers": headers, "body": {**BODY, "model": url}}).encode()
+
+
+def fish(service: Service, bait: Bait) -> None:
+    for body in lures(bait.address):
+        for path in ("/chat", "/tokenize", "/invoke"):
+            answer = call(service.port, "POST", path, body, headers={"Referer": bait.address})
+            assert answer.status < 500, answer.body
+    assert bait.visitors == 0
+    socket.create_connection(bait._socket.getsockname()).close()  # the bait works
+
+
+def test_no_address_in_a_request_is_visited(start: Callable[..., Service], bait: Bait) -> None:
+    fish(start(), bait)
+
+
+@pytest.mark.engine
+def test_no_address_in_a_request_is_visited_by_the_real_engine(server: Service, bait: Bait) -> None:
+    fish(server, bait)
