@@ -73,6 +73,16 @@ test: $(VENV)/dev ## Run every test that can run here, real engine included
 test-fast: $(VENV)/dev ## Run the tests that need no engine
 	$(BIN)/python -m pytest tests/unit $(ARGS)
 
+MINUTES ?= 5
+.PHONY: soak
+soak: $(VENV)/dev ## Load with faults for MINUTES=5; a page and a plot in build/soak
+	$(BIN)/python tests/soak/soak.py --minutes $(MINUTES)
+
+EXAMPLES ?= 50000
+.PHONY: fuzz
+fuzz: $(VENV)/dev ## Throw EXAMPLES=50000 bad inputs at the service
+	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/fuzz --timeout 7200 $(ARGS)
+
 .PHONY: check
 check: $(VENV)/dev ## Lint, types, dependencies, Dockerfile, workflows
 	$(BIN)/ruff check .

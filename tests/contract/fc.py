@@ -147,8 +147,8 @@ class FunctionCompute:
             self._thaw()
         answer = None
         if self._pre_stop.get("handler"):
-            limit = float(self._pre_stop.get("timeout", DEFAULT_HOOK_S))
             with contextlib.suppress(OSError):
+                limit = float(self._pre_stop.get("timeout", DEFAULT_HOOK_S))
                 answer = self._exchange("GET", "/pre-stop", None, {}, limit)
         self.service.terminate()
         try:
@@ -166,8 +166,9 @@ class FunctionCompute:
             return Answer(405, {}, b"", 0.0)
         with self._slot():
             sent, kind = _encoded(body)
-            named = self._headers(TRIGGER, {**kind, **(headers or {})})
-            return self._exchange(method, path, sent, named, self.timeout_s)
+            return self._exchange(
+                method, path, sent, self._headers(TRIGGER, kind | dict(headers or {})), self.timeout_s
+            )
 
     def stream(self, path: str, body: Any) -> Streamed:
         """A streamed chat through the HTTP trigger, read to its end."""
@@ -179,8 +180,7 @@ class FunctionCompute:
                 with connection.getresponse() as response:
                     chunked = response.getheader("Transfer-Encoding") == "chunked"
                     assert chunked, "page 08/090: FC streams only chunked answers"
-                    lines = (line.decode() for line in response)
-                    return gather(line[6:].rstrip("\n") for line in lines if line.startswith("data: "))
+                    return gather(line[6:].decode().rstrip("\n") for line in response if line.startswith(b"data: "))
             finally:
                 connection.close()
 
@@ -192,8 +192,7 @@ class FunctionCompute:
 
     def _headers(self, control_path: str, given: Mapping[str, str]) -> dict[str, str]:
         """Page 04/079. A client's own x-fc-* never get here."""
-        kept = {name: value for name, value in given.items() if not name.lower().startswith("x-fc-")}
-        return kept | {
+        return {name: value for name, value in given.items() if not name.lower().startswith("x-fc-")} | {
             "x-fc-request-id": f"1-{uuid.uuid4()}",
             "x-fc-control-path": control_path,
             "x-fc-function-name": str(self.props["functionName"]),
@@ -246,8 +245,7 @@ class FunctionCompute:
         began = time.monotonic()
         try:
             connection.request(method, path, body, dict(headers))
-            response = connection.getresponse()
-            data = response.read()
+            data = (response := connection.getresponse()).read()
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             if kept and method == "GET" and not isinstance(error, TimeoutError):

@@ -74,6 +74,9 @@ class LoopEngine(Engine):
     async def _ping(self) -> None:
         """Return when the engine's own loop has turned once."""
 
+    def _kill(self) -> None:
+        """Kill the processes this engine has started, whatever state they are in."""
+
     @abstractmethod
     def _explain(self, error: Exception) -> ApiError:
         """What a caller is told about an exception of the engine."""
@@ -116,7 +119,7 @@ class LoopEngine(Engine):
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=WATCH_S)
             if reason:
-                kill_children()
+                self._kill()
 
     async def _self_test(self) -> None:
         """Generate a few words; raises RuntimeError when they are garbage."""
@@ -263,7 +266,7 @@ class LoopEngine(Engine):
                 loop.call_soon_threadsafe(halt.set)
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout)
-        kill_children()
+        self._kill()
 
 
 def _fail(call: Call, begun: bool, error: ApiError) -> None:

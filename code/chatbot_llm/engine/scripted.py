@@ -68,7 +68,7 @@ class ScriptedEngine(LoopEngine):
                 raise BadRequest("messages: every message needs a role", param="messages")
             prompt = " ".join(str(message.get("content")) for message in messages)
         else:
-            given = body.get("prompt", body.get("tokens"))
+            given = body.get("tokens" if call.kind == "detokenize" else "prompt")
             if not isinstance(given, str | list):
                 raise BadRequest("prompt: must be a string", param="prompt")
             prompt = str(given)

@@ -13,7 +13,7 @@ from typing import Any
 from chatbot_llm import models, profiles
 from chatbot_llm.calls import Call, Result
 from chatbot_llm.engine.base import Phase
-from chatbot_llm.engine.loop_engine import LoopEngine
+from chatbot_llm.engine.loop_engine import LoopEngine, kill_children
 from chatbot_llm.engine.phases import Listener
 from chatbot_llm.errors import ApiError, BadRequest, UsageError
 from chatbot_llm.settings import Settings
@@ -157,6 +157,9 @@ class VllmEngine(LoopEngine):
 
     def _death(self) -> str:
         return str(self._client.dead_error) if self._client.errored else ""
+
+    def _kill(self) -> None:
+        kill_children()
 
     async def _ping(self) -> None:
         await self._client.is_paused()
