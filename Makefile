@@ -83,6 +83,22 @@ EXAMPLES ?= 50000
 fuzz: $(VENV)/dev ## Throw EXAMPLES=50000 bad inputs at the service
 	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/fuzz --timeout 7200 $(ARGS)
 
+$(VENV)/bench: tests/bench/requirements.txt $(VENV)/service
+	$(PIP) install $(LOCKED) -r $<
+	touch $@
+
+.PHONY: bench
+bench: $(VENV)/bench ## Measure the service against its peers; wants a quiet machine
+	PYTHONPATH=tests:code $(BIN)/python -m bench $(ARGS)
+
+.PHONY: bench-report
+bench-report: $(VENV)/bench ## Generate BENCHMARKS.md from the last results
+	PYTHONPATH=tests:code $(BIN)/python -m bench --report
+
+.PHONY: bench-gpu
+bench-gpu: $(VENV)/bench ## The same on an NVIDIA card, against its roofline
+	PYTHONPATH=tests:code $(BIN)/python -m bench.gpu $(ARGS)
+
 .PHONY: check
 check: $(VENV)/dev ## Lint, types, dependencies, Dockerfile, workflows
 	$(BIN)/ruff check .
@@ -151,6 +167,14 @@ status: $(OPS)/ready ## Show instances, image, errors and the price so far
 readme: $(VENV)/dev ## Write the generated parts of README.md
 	$(BIN)/python tests/docs/readme.py
 
+.PHONY: audit
+audit: $(VENV)/dev ## Known vulnerabilities in the locks (says so where the advisories are out of reach)
+	$(BIN)/python -m infra.audit
+
+.PHONY: sbom
+sbom: $(VENV)/dev ## What is installed, as CycloneDX (build/sbom.json)
+	mkdir -p build && $(BIN)/cyclonedx-py environment --output-reproducible --of JSON -o build/sbom.json $(BIN)/python
+
 .PHONY: lock
 lock: ## Make the lock files again from the .in files (needs uv)
 	cd code/requirements && uv pip compile -q --generate-hashes --no-header --python-version 3.11 --overrides cpu.overrides.txt \
@@ -159,7 +183,7 @@ lock: ## Make the lock files again from the .in files (needs uv)
 	  $(LOCK_ARGS) bundled.in -o bundled.txt
 	cd code/requirements && uv pip compile -q --generate-hashes --no-header --python-version 3.11 \
 	  --python-platform x86_64-manylinux_2_36 --only-binary :all: --overrides cuda.overrides.txt $(LOCK_ARGS) cuda.in -o cuda.txt
-	for lock in tests infra; do uv pip compile -q --generate-hashes --no-header --python-version 3.11 --no-emit-package torch \
+	for lock in tests infra tests/bench; do uv pip compile -q --generate-hashes --no-header --python-version 3.11 --no-emit-package torch \
 	  -c code/requirements/cpu.txt $(LOCK_ARGS) $$lock/requirements.in -o $$lock/requirements.txt; done
 
 .PHONY: clean

@@ -35,6 +35,8 @@ graceful_timeout = int(_set.drain_s) + 8
 limit_request_line = 4200
 limit_request_fields = 64
 limit_request_field_size = 8190
+# Nobody in front of us may set SCRIPT_NAME or the scheme.
+forwarded_allow_ips = ""
 control_socket_disable = True
 loglevel = _set.log_level
 accesslog = None

@@ -89,9 +89,7 @@ TRIGGER_KEYS = frozenset(  # fc3 schema
         "description",
     }
 )
-AUTO_KEYS = frozenset(
-    {"logConfig", "vpcConfig", "nasConfig", "ossMountConfig"}
-)  # fc3: may be the word "auto"
+AUTO_KEYS = frozenset({"logConfig", "vpcConfig", "nasConfig", "ossMountConfig"})  # fc3: may be the word "auto"
 
 
 def legal_t4_memory_mb(cpu: float) -> tuple[int, ...]:

@@ -89,11 +89,9 @@ def table(outcome: Outcome, rates: Sequence[float], size: Size, currency: str) -
 
 
 def plot(outcome: Outcome, rates: Sequence[float], path: Path) -> None:
-    """Latency and instances over the day. Raises InfraError when matplotlib is missing."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise InfraError("--plot needs matplotlib: install tests/bench/requirements.txt") from error
+    """Latency and instances over the day."""
+    import matplotlib  # slow to import, and only a plot needs it
+
     matplotlib.use("agg")
     from matplotlib import pyplot
 

@@ -48,8 +48,7 @@ def through(model: Any, sent: Mapping[str, Any], path: str = "") -> Iterator[Fin
     for key in lost(sent, kept, path):
         yield error(
             key,
-            "is not a key that Function Compute knows, and would be dropped without a word: check its "
-            "spelling",
+            "is not a key that Function Compute knows, and would be dropped without a word: check its spelling",
         )
 
 

@@ -31,8 +31,7 @@ def numbers(props: Props) -> Iterator[Finding]:
         if isinstance(value, str):
             yield error(
                 path,
-                f"is the text {value!r}: ${{env()}} gives text, write ${{json(env('NAME', '1'))}} for a "
-                "number",
+                f"is the text {value!r}: ${{env()}} gives text, write ${{json(env('NAME', '1'))}} for a number",
             )
     for name in AMOUNTS:
         if math.isnan(amount(props, name)):
@@ -72,8 +71,7 @@ def machine(props: Props) -> Iterator[Finding]:
         if get(props, "region") not in limits.T4_REGIONS:
             yield error(
                 "region",
-                f"is {get(props, 'region')!r}: the T4 is in {', '.join(sorted(limits.T4_REGIONS))}; set "
-                "DEPLOY_REGION",
+                f"is {get(props, 'region')!r}: the T4 is in {', '.join(sorted(limits.T4_REGIONS))}; set DEPLOY_REGION",
             )
     disk = number(props, "diskSize")
     if disk != limits.SMALL_DISK_MB and (disk % limits.DISK_STEP_MB or not 0 < disk <= limits.MAX_DISK_MB):
@@ -90,8 +88,7 @@ def hooks(props: Props) -> Iterator[Finding]:
         if not get(props, f"{path}.handler"):
             yield error(
                 f"{path}.handler",
-                "must be a non-empty word: without it FC never calls the hook, and a redeploy resets both "
-                "to 3 s",
+                "must be a non-empty word: without it FC never calls the hook, and a redeploy resets both to 3 s",
             )
         if get(props, f"{path}.command"):
             yield error(f"{path}.command", "excludes `handler`: take it away")
@@ -101,8 +98,7 @@ def hooks(props: Props) -> Iterator[Finding]:
     if drain >= stop:
         yield error(
             "environmentVariables.CHATBOT_DRAIN_S",
-            f"is {drain:g} s: must be under preStop's {stop:g} s, or FC kills answers that are being "
-            "finished",
+            f"is {drain:g} s: must be under preStop's {stop:g} s, or FC kills answers that are being finished",
         )
 
 
@@ -189,20 +185,16 @@ def environment_variables(props: Props) -> Iterator[Finding]:
                 "is not a setting of the service, which refuses to start with it: see the README's table",
             )
     keys = [key.strip() for key in str(variables.get("CHATBOT_API_KEYS", "")).split(",") if key.strip()]
-    anonymous = any(
-        get(trigger, "triggerConfig.authType") == "anonymous" for trigger in get(props, "triggers", [])
-    )
+    anonymous = any(get(trigger, "triggerConfig.authType") == "anonymous" for trigger in get(props, "triggers", []))
     if anonymous and not keys:
         yield warning(
             "environmentVariables.CHATBOT_API_KEYS",
-            "is empty and the trigger is anonymous: whoever finds the URL spends your money; export "
-            "CHATBOT_API_KEYS",
+            "is empty and the trigger is anonymous: whoever finds the URL spends your money; export CHATBOT_API_KEYS",
         )
     if any(len(key) < 16 for key in keys):  # settings.py refuses shorter ones
         yield error(
             "environmentVariables.CHATBOT_API_KEYS",
-            "holds a key under 16 characters, and the service refuses to start: make one with `openssl "
-            "rand -hex 24`",
+            "holds a key under 16 characters, and the service refuses to start: make one with `openssl rand -hex 24`",
         )
 
 
@@ -216,8 +208,7 @@ def names(props: Props) -> Iterator[Finding]:
     if role and not re.fullmatch(r"acs:ram::\d+:role/[a-z0-9.-]+", role):
         yield error(
             "role",
-            f"is {role!r}: must be acs:ram::<account>:role/<name> in lower case (fc3 lower-cases it), or "
-            "empty",
+            f"is {role!r}: must be acs:ram::<account>:role/<name> in lower case (fc3 lower-cases it), or empty",
         )
 
 
@@ -225,8 +216,7 @@ def logs(props: Props) -> Iterator[Finding]:
     if not isinstance(get(props, "logConfig"), Mapping):
         yield error(
             "logConfig",
-            "must name project and logstore: without it a deploy switches logs off, and `auto` has no LLM "
-            "metrics",
+            "must name project and logstore: without it a deploy switches logs off, and `auto` has no LLM metrics",
         )
         return
     for key in ("enableRequestMetrics", "enableInstanceMetrics", "enableLlmMetrics"):
@@ -258,8 +248,7 @@ def instances(props: Props) -> Iterator[Finding]:
         if key not in provision:
             yield error(
                 f"provisionConfig.{key}",
-                "is missing: the API then decides (both alwaysAllocate flags: true, about four times the "
-                "price)",
+                "is missing: the API then decides (both alwaysAllocate flags: true, about four times the price)",
             )
         elif key.startswith("alwaysAllocate") and provision[key]:
             yield warning(
@@ -278,8 +267,7 @@ def instances(props: Props) -> Iterator[Finding]:
         if most > limits.T4_CARDS_PER_REGION:
             yield warning(
                 path,
-                f"is {most:g}: a new account has {limits.T4_CARDS_PER_REGION} T4 in a region; raise the "
-                "quota first",
+                f"is {most:g}: a new account has {limits.T4_CARDS_PER_REGION} T4 in a region; raise the quota first",
             )
         if cap is not None and most > cap:
             yield error(

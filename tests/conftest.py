@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from app_types import Make
 from flask import Flask
-from launcher import Service
 from prometheus_client import CollectorRegistry
 
+from app_types import Make
 from chatbot_llm.app import create_app, service_of
 from chatbot_llm.engine.scripted import ScriptedEngine
 from chatbot_llm.settings import Settings
 from chatbot_llm.telemetry import Metrics
+from launcher import Service
 
 #: The longest a start may take on two busy cores, seconds; unpacking the bundled model included.
 START_LIMIT_S = 300

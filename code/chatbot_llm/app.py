@@ -22,6 +22,7 @@ def create_app(settings: Settings, engine: Engine, metrics: telemetry.Metrics | 
     app = Flask("chatbot_llm", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.config["PROPAGATE_EXCEPTIONS"] = False
+    app.url_map.merge_slashes = False  # //chat is no route; a redirect would name whatever host the caller sent
     service = Service(settings, engine, metrics or telemetry.Metrics())
     app.extensions["chatbot_llm"] = service
     app.register_blueprint(lifecycle.blueprint(service))

@@ -7,8 +7,8 @@ import re
 from enum import Enum, auto
 
 _LENGTH = re.compile(rb"^content-length:[ \t]*(\d{1,18})[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+# Any other coding is refused by the parser.
 _CHUNKED = re.compile(rb"^transfer-encoding:[ \t]*chunked[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
-_CODED = re.compile(rb"^transfer-encoding:", re.IGNORECASE | re.MULTILINE)
 _EXPECTS = re.compile(rb"^expect:[ \t]*100-continue", re.IGNORECASE | re.MULTILINE)
 #: Longest chunk-size line that may still be on its way, bytes.
 _SIZE_LINE = 256
@@ -31,8 +31,6 @@ def judge(data: bytes, most_head: int, most_body: int) -> Arrival:
     head, body = data[: end + 2], end + 4
     if _CHUNKED.search(head):
         state = _chunks(data, body, most_body)
-    elif _CODED.search(head):
-        state = Arrival.WHOLE  # another coding, which the parser refuses
     else:
         length = _LENGTH.search(head)
         state = _sized(int(length[1]) if length else 0, len(data) - body, most_body)

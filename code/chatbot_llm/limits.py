@@ -64,6 +64,15 @@ REFUSED = (
     # Scores of a whole prompt: tokens x vocabulary in float32, 1.2 GB for a chunk of 2048 tokens of Qwen2.5.
     "prompt_logprobs",
 )
+#: vLLM's validators reach into these before they look at their type.
+_SHAPES: dict[str, type] = {
+    "messages": list,
+    "tools": list,
+    "response_format": dict,
+    "structured_outputs": dict,
+    "stream_options": dict,
+    "chat_template_kwargs": dict,
+}
 _STRUCTURES = ("tools", "response_format", "structured_outputs")
 _PATTERN_KEYS = ("regex", "pattern", "grammar", "whitespace_pattern")
 _TEXT_PARTS = ("text", "refusal", "thinking", "input_text", "output_text")
@@ -103,6 +112,9 @@ def check(body: dict[str, Any], settings: Settings) -> None:
         )
     if not isinstance(body.get("model"), str | None):
         raise BadRequest("model: must be a string", param="model")
+    for name, shape in _SHAPES.items():
+        if not isinstance(body.get(name), shape | None):
+            raise BadRequest(f"{name}: must be {'a list' if shape is list else 'an object'}", param=name)
     for name in REFUSED:
         if body.get(name) is not None and body[name] is not False:
             raise BadRequest(f"{name}: this field is not accepted here; leave it out", param=name)

@@ -78,6 +78,8 @@ _OFFLINE = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    # What our own spans speak; vLLM would take gRPC.
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
     # One banner and colour codes less in a log that machines read.
     "VLLM_LOGGING_COLOR": "0",
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",

@@ -21,6 +21,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import requests
 from alibabacloud_fc20230330 import models  # type: ignore[import-untyped]
+
 from tests.deploy.fake_account import State
 from tests.deploy.fake_acs3 import Refusal, authenticate
 

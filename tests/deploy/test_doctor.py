@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from infra import doctor, limits, service
 
 Props = dict[str, Any]
@@ -135,9 +136,7 @@ def test_concurrency_above_max_num_seqs_of_the_command_is_an_error(props: Props,
 
 
 def test_a_timeout_below_the_deadline_is_an_error(props: Props) -> None:
-    assert found(put(props, "timeout", int(props["environmentVariables"]["CHATBOT_DEADLINE_S"]) - 1)) == [
-        "timeout"
-    ]
+    assert found(put(props, "timeout", int(props["environmentVariables"]["CHATBOT_DEADLINE_S"]) - 1)) == ["timeout"]
 
 
 def test_without_a_deadline_of_its_own_the_services_default_counts(props: Props) -> None:
@@ -161,9 +160,7 @@ def test_a_tag_that_can_move_is_an_error(props: Props, tag: str) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "tag", [":v1.2.3", ":1.2.3", ":v1.2.3-4-gabc1234", ":abc1234", "@sha256:" + "0a" * 32]
-)
+@pytest.mark.parametrize("tag", [":v1.2.3", ":1.2.3", ":v1.2.3-4-gabc1234", ":abc1234", "@sha256:" + "0a" * 32])
 def test_a_tag_that_stays_is_accepted(props: Props, tag: str) -> None:
     image = f"registry-vpc.cn-hangzhou.aliyuncs.com/example/chatbot-llm{tag}"
     assert found(put(props, "customContainerConfig.image", image)) == []

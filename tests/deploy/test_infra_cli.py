@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import infra.__main__ as command_line
 import pytest
 from alibabacloud_fc20230330 import models  # type: ignore[import-untyped]
+
+import infra.__main__ as command_line
 from infra import smoke, status
 from infra.fc import FunctionCompute
 from tests.deploy.fake_account import credential, deployed
@@ -23,7 +24,7 @@ from tests.deploy.service_double import ServiceDouble
 
 NAME = "chatbot-llm"
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ["doctor", "wait-ready", "smoke", "scale", "release", "status", "cost"]
+COMMANDS = ["doctor", "wait-ready", "smoke", "scale", "release", "status", "cost", "plan"]
 
 
 @pytest.fixture

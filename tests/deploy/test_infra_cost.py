@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 import pytest
+
 from infra.cost import Size, per_1000_tokens, price
 from infra.errors import InfraError
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from infra.errors import InfraError, Refused
 from infra.fc import ATTEMPTS, LONGEST_DELAY_S, FunctionCompute, address, delay
 from tests.deploy.fake_account import credential, deployed

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from alibabacloud_fc20230330 import models  # type: ignore[import-untyped]
+
 from infra.errors import CheckFailed, InfraError, TimedOut
 from infra.fc import FunctionCompute
 from infra.ready import PATIENCE, look_at_instances, wait_ready

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from alibabacloud_fc20230330 import models  # type: ignore[import-untyped]
+
 from infra.errors import CheckFailed, TimedOut
 from infra.fc import FunctionCompute
 from infra.release import Release, warnings

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import infra.__main__ as command_line
 import pytest
 from alibabacloud_fc20230330 import models  # type: ignore[import-untyped]
+
+import infra.__main__ as command_line
 from infra.fc import FunctionCompute
 from infra.smoke import Service, check
 from tests.deploy.fake_account import credential, deployed

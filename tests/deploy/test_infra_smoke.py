@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from alibabacloud_fc20230330 import models  # type: ignore[import-untyped]
+
 from infra.errors import CheckFailed, InfraError
 from infra.fc import FunctionCompute
 from infra.smoke import Answer, Result, Service, Words, judge, over_http, over_invoke, trigger_url

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+
 from infra import doctor, limits, roundtrip, service
 from infra.template import S_YAML, TemplateError
 
@@ -27,13 +28,7 @@ def with_autoscaling() -> str:
     before, rest = TEXT.split("# >>> autoscaling\n")
     block, after = rest.split("# <<< autoscaling")
     block = re.sub(r"^(\s*)# ", r"\1", block, flags=re.MULTILINE)
-    return (
-        before.replace("targetTrackingPolicies: [] #", "targetTrackingPolicies: #")
-        + "\n"
-        + block
-        + "# "
-        + after
-    )
+    return before.replace("targetTrackingPolicies: [] #", "targetTrackingPolicies: #") + "\n" + block + "# " + after
 
 
 def test_the_machine_is_one_whole_t4_with_4_vcpu_and_the_most_memory_they_may_have(

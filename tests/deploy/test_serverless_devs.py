@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from infra import serverless_devs
 from infra.serverless_devs import CredentialIncomplete, ToolMissing
 

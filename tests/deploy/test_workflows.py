@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from infra.serverless_devs import ROOT
 
 FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -52,9 +53,7 @@ def test_zizmor_finds_nothing(file: Path) -> None:
 def test_action_validator_accepts_it(file: Path) -> None:
     validator = ROOT / "infra" / "node_modules" / ".bin" / "action-validator"
     if shutil.which("node") is None or not validator.exists():
-        pytest.skip(
-            "action-validator is not installed: install Node.js 20+, then run `npm ci --prefix infra`"
-        )
+        pytest.skip("action-validator is not installed: install Node.js 20+, then run `npm ci --prefix infra`")
     finished = subprocess.run([validator, file], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stdout + finished.stderr
 
@@ -83,9 +82,7 @@ def test_a_checkout_keeps_no_token(file: Path) -> None:
 @each_file
 def test_every_make_target_exists(file: Path) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = {
-        name for line in re.findall(r"^([\w .-]+):(?!=)", makefile, re.MULTILINE) for name in line.split()
-    }
+    targets = {name for line in re.findall(r"^([\w .-]+):(?!=)", makefile, re.MULTILINE) for name in line.split()}
     asked = {
         name
         for step in steps(file)
@@ -96,18 +93,14 @@ def test_every_make_target_exists(file: Path) -> None:
 
 
 def test_only_the_deploy_job_can_become_a_ram_role(deploy: dict[str, Any]) -> None:
-    holders = [
-        name for file in FILES for name, job in load(file)["jobs"].items() if "id-token" in job["permissions"]
-    ]
+    holders = [name for file in FILES for name, job in load(file)["jobs"].items() if "id-token" in job["permissions"]]
     assert holders == ["deploy"]
     assert deploy["environment"] == "production"
 
 
 def test_the_token_is_asked_for_the_audience_the_role_trusts(deploy: dict[str, Any]) -> None:
     trust = (ROOT / "infra" / "ram" / "ci-trust.json").read_text(encoding="utf-8")
-    asked = [
-        step["with"] for step in deploy["steps"] if "configure-aliyun-credentials" in step.get("uses", "")
-    ]
+    asked = [step["with"] for step in deploy["steps"] if "configure-aliyun-credentials" in step.get("uses", "")]
     assert asked and all(f'"{given["audience"]}"' in trust for given in asked)
     assert f"environment:{deploy['environment']}" in trust
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 import requests
-from app_types import Make
 from flask.testing import FlaskClient
+
+from app_types import Make
 from launcher import Service
 
 pytestmark = pytest.mark.engine

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from launcher import free_port
 
 pytestmark = pytest.mark.engine

@@ -1,5 +1,6 @@
 """Who gets in: API keys, the platform's routes, browsers of other origins."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -90,7 +91,8 @@ def test_what_the_platform_and_load_balancers_need_is_open(client_of: Make) -> N
 
 
 ROUTES = [("POST", "/initialize"), ("GET", "/pre-stop"), ("POST", "/invoke")]
-DETOURS = ["{}", "/{}", "{}/", "{}?x=1", "/%2e{}", "{}#x"]
+#: As the server hands a path on: without the query, decoded.
+DETOURS = ["{}", "/{}", "{}/", "/.{}", "{};x", "{}#x", "{} ", "{}\x00"]
 
 
 @pytest.mark.usefixtures("on_fc")
@@ -100,8 +102,9 @@ def test_the_trigger_does_not_reach_the_platforms_routes(client_of: Make, method
     client = client_of(api_keys=OLD)
     headers = {"x-fc-control-path": way, "api-key": OLD}
     for detour in DETOURS:
-        answer = client.open(detour.format(path), method=method, headers=headers, data=b"{}")
-        assert answer.status_code in (403, 404, 308)
+        overrides = {"PATH_INFO": detour.format(path)}
+        answer = client.open("/", method=method, headers=headers, data=b"{}", environ_overrides=overrides)
+        assert answer.status_code in (403, 404)
     assert client.get("/health").get_json()["state"] == "ready", "it must not have begun to drain"
 
 
@@ -140,7 +143,7 @@ def test_an_event_cannot_reach_the_platforms_routes(client_of: Make, path: str, 
         "headers": {"x-fc-control-path": "/invoke", "X-FC-Control-Path": "/invoke"},
     }
     answer = client.post("/invoke", json=event, headers={"x-fc-control-path": "/invoke"})
-    assert answer.status_code in (308, 403, 404, 405)
+    assert answer.status_code in (400, 403, 404, 405)
     assert client.get("/health").get_json()["state"] == "ready"
 
 
@@ -164,3 +167,11 @@ def test_browsers_of_the_named_origin_do(client_of: Make) -> None:
     answer = client.post("/chat", json=CHAT, headers={**origin, "api-key": OLD})
     assert answer.headers["Access-Control-Allow-Origin"] == "https://two.example.com"
     assert answer.headers["Vary"] == "Origin"
+
+
+@pytest.mark.parametrize("path", ["//chat", "/v1//models", "/chat/", "//evil.example/chat", "/\\evil.example"])
+def test_no_path_is_redirected_to_a_host_that_the_caller_names(client_of: Make, path: str) -> None:
+    headers = {"Host": "evil.example", "X-Forwarded-Host": "evil.example"}
+    answer = client_of().get("/", headers=headers, environ_overrides={"PATH_INFO": path})
+    assert answer.status_code in (404, 405) and "Location" not in answer.headers
+    assert "evil.example" not in json.dumps(dict(answer.headers))

@@ -73,6 +73,10 @@ REFUSED: dict[str, dict[str, Any]] = {
     "many tools": {"tools": [{"type": "function", "function": {"name": "f"}}] * 200},
     "many stops": {"stop": ["a"] * 100},
     "many biases": {"logit_bias": {str(at): 1 for at in range(2000)}},
+    # shapes on which vLLM 0.32 stumbles instead of refusing them
+    "structured outputs that are a string": {"structured_outputs": "a"},
+    "structured outputs that are a list": {"structured_outputs": []},
+    "a model that is a list": {"model": []},
     # numbers no engine holds
     "a number beyond 64 bits": {"seed": 10**30},
     "an infinite number": {"temperature": float("1e999")},

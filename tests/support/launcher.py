@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from callers import Answer, call
 from prometheus_client.parser import text_string_to_metric_families
+
+from callers import Answer, call
 
 ROOT = Path(__file__).resolve().parents[2]
 #: A busy machine may need many seconds for what takes one on an idle machine.

@@ -1,9 +1,10 @@
 """Fast tests: the Flask app in this process, over the scripted engine."""
 
 import pytest
-from app_types import Make
 from flask import Flask
 from flask.testing import FlaskClient
+
+from app_types import Make
 
 
 @pytest.fixture

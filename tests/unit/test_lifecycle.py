@@ -4,7 +4,6 @@ import threading
 import time
 
 from app_types import Make
-
 from chatbot_llm.app import service_of
 
 CHAT = {"messages": [{"role": "user", "content": "Hello"}]}

