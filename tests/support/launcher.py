@@ -1,4 +1,4 @@
-"""Starts the real service, `python -m chatbot_llm`, as a process of its own on a free port, and leaves nothing behind."""
+"""Starts the real service as a process of its own on a free port, and leaves nothing behind."""
 
 from __future__ import annotations
 
