@@ -104,6 +104,7 @@ check: $(VENV)/dev ## Lint, types, dependencies, Dockerfile, workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/vulture
 	$(BIN)/deptry .
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck .ci/run
@@ -166,6 +167,10 @@ status: $(OPS)/ready ## Show instances, image, errors and the price so far
 .PHONY: readme
 readme: $(VENV)/dev ## Write the generated parts of README.md
 	$(BIN)/python tests/docs/readme.py
+
+.PHONY: coverage
+coverage: $(VENV)/dev ## Lines of the service's rooms that the in-process tests walk through; fails below the gate
+	$(BIN)/python -m pytest tests/unit tests/security -m 'not engine' -q --cov --cov-report=term:skip-covered
 
 .PHONY: audit
 audit: $(VENV)/dev ## Known vulnerabilities in the locks (says so where the advisories are out of reach)

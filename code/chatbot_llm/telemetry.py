@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import re
-import sys
 import time
 import traceback
 from typing import Any
@@ -71,15 +70,6 @@ def without_text(error: BaseException) -> str:
         lines = [*traceback.format_tb(error.__traceback__), type(error).__name__ + "\n", *lines]
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
     return "".join(lines)
-
-
-def configure_logging(level: str) -> None:
-    """Send every logger of this process to stdout, one dated line each."""
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(DateFirst())
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
 
 
 def withhold(text: str, body: Any) -> str:

@@ -49,7 +49,6 @@ class Status:
     state: State
     phase: Phase | None
     phase_s: float
-    total_s: float
     reason: str = ""
     phases: Mapping[str, float] | None = None
 
@@ -63,7 +62,6 @@ class Engine(ABC):
         self._reason = ""
         self._phase: Phase | None = None
         self._phase_since = 0.0
-        self._began = 0.0
         self._phases: dict[str, float] = {}
         self._listeners: list[Callable[[State], None]] = []
 
@@ -75,7 +73,7 @@ class Engine(ABC):
             if self._state is not State.NEW:
                 return
             self._state = State.LOADING
-            self._began = self._phase_since = time.monotonic()
+            self._phase_since = time.monotonic()
             self._phase = Phase.MODEL
         self._load()
 
@@ -93,7 +91,6 @@ class Engine(ABC):
                 state=self._state,
                 phase=self._phase if loading else None,
                 phase_s=round(now - self._phase_since, 3) if loading and self._phase else 0.0,
-                total_s=round(now - self._began, 3) if self._began else 0.0,
                 reason=self._reason,
                 phases=dict(self._phases),
             )
