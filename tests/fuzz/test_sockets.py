@@ -31,6 +31,7 @@ def answers(raw: bytes) -> list[tuple[int, bytes]]:
         lines = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
         assert lines.get(b"content-type", b"").startswith(b"application/json"), head
         length = int(lines[b"content-length"])
+        assert len(rest) >= length, "the answer is not whole"
         found.append((status, rest[:length]))
         raw = rest[length:]
     return found
@@ -141,7 +142,8 @@ def test_slow_senders_hold_no_thread_and_are_cut(service: Service) -> None:
 
 
 def test_readers_that_never_read_are_cut(service: Service) -> None:
-    body = post_bytes({**CHAT, "stream": True, "max_tokens": 4000, "script": {"loop": True, "burst": 100}})
+    script = {"loop": True, "burst": 100, "text": "x" * 1500}  # 7 MB in all: the kernel buffers 4 at most
+    body = post_bytes({**CHAT, "stream": True, "max_tokens": 4000, "script": script})
     lines = [Line(service.port, body, receive_buffer=1024) for _ in range(8)]
     until(lambda: service.running() == 8, "all eight hold a slot", 10)
     service.wait_idle(30)
