@@ -100,7 +100,7 @@ bench-gpu: $(VENV)/bench ## The same on an NVIDIA card, against its roofline
 	PYTHONPATH=tests:code $(BIN)/python -m bench.gpu $(ARGS)
 
 .PHONY: check
-check: $(VENV)/dev ## Lint, types, dependencies, Dockerfile, workflows
+check: $(VENV)/dev ## Lint, types, dependencies, and everything that is deployed: s.yaml, image, infra, workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -109,6 +109,7 @@ check: $(VENV)/dev ## Lint, types, dependencies, Dockerfile, workflows
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck .ci/run
 	$(BIN)/zizmor --offline --quiet .github/workflows
+	$(BIN)/python -m pytest tests/deploy -q
 
 # --- the image --------------------------------------------------------------------------------------------------
 
