@@ -137,6 +137,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         return not conn.unread and super()._keepalive_after(conn, keepalive)
 
     def handle_request(self, req: Any, conn: TConn) -> Any:
+        req.version = min(req.version, (1, 1))  # gunicorn answers in the client's version; RFC 9110 2.5: in our own
         try:
             return super().handle_request(req, conn)
         except TimeoutError as error:  # the kernel gave the client up; gunicorn knows such an end by another number
