@@ -11,8 +11,12 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from chatbot_llm.errors import UsageError
 
@@ -80,6 +84,29 @@ def bundled(cache_dir: str = "") -> Path:
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
     return target
+
+
+def read_ahead(folder: str) -> threading.Thread:
+    """Bring a model's weights into the page cache while the engine is still being imported, if memory is there for it.
+
+    An image layer is slow at its first reading, and importing leaves the disk idle. What cannot be read is left to the
+    engine, which says why.
+    """
+    files = sorted(Path(folder).glob("*.safetensors"))
+
+    def read() -> None:
+        piece = bytearray(16 << 20)
+        with suppress(OSError):
+            if 2 * sum(file.stat().st_size for file in files) > psutil.virtual_memory().available:
+                return
+            for path in files:
+                with path.open("rb", buffering=0) as file:
+                    while file.readinto(piece):
+                        pass
+
+    reading = threading.Thread(target=read, name="read-ahead", daemon=True)
+    reading.start()
+    return reading
 
 
 def _source() -> Path:

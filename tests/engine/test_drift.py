@@ -3,7 +3,7 @@
 Run this first after changing the version: what fails here is what to look at in `engine/vllm_engine.py`.
 """
 
-import importlib
+import importlib.util
 import inspect
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pytest
 
 from chatbot_llm import profiles
 from chatbot_llm.engine import phases
+from chatbot_llm.engine.vllm_engine import engine_modules
 
 # What vLLM, torch and transformers warn of while being imported is theirs.
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
@@ -29,6 +30,7 @@ NAMES = {
     "vllm.utils.argparse_utils": ["FlexibleArgumentParser"],
     "vllm.v1.engine.async_llm": ["AsyncLLM"],
     "vllm.v1.engine.exceptions": ["EngineDeadError"],
+    "vllm.v1.engine.utils": ["get_mp_context"],
 }
 
 
@@ -54,6 +56,18 @@ def test_signatures_take_what_we_pass() -> None:
     assert list(inspect.signature(AsyncLLM.abort).parameters) == ["self", "request_id", "internal"]
     for name in ("errored", "dead_error", "is_paused"):
         assert hasattr(AsyncLLM, name)
+
+
+def test_the_engine_is_started_by_the_context_we_put_in_place() -> None:
+    from vllm.v1.engine import utils
+
+    source = inspect.getsource(utils.CoreEngineProcManager.__init__)
+    assert "context = get_mp_context()" in source and "context.Process(" in source
+
+
+@pytest.mark.parametrize("module", sorted({*engine_modules("cpu"), *engine_modules("t4")}))
+def test_what_the_engine_process_imports_early_is_there(module: str) -> None:
+    assert importlib.util.find_spec(module)
 
 
 @pytest.mark.parametrize("profile", profiles.FLAGS)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher import free_port
+from launcher import Service, free_port
 
 pytestmark = pytest.mark.engine
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,3 +32,10 @@ def test_a_wrong_flag_ends_the_process_with_a_sentence(argv: tuple[str, ...], pa
     assert ended.returncode not in (0, None)
     told = [line for line in ended.stderr.splitlines() if line.startswith("chatbot-llm: ")]
     assert len(told) == 1 and part in told[0]
+
+
+def test_the_engine_process_begins_before_its_parent_has_imported(server: Service) -> None:
+    """Both import at the same time; the start would take ten seconds longer one after the other."""
+    engine = next(one for one in server.worker.children() if "VLLM::EngineCore" in " ".join(one.cmdline()))
+    imported = server.worker.create_time() + server.health()["start_phases_s"]["import"]
+    assert engine.create_time() < imported

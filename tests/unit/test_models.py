@@ -1,6 +1,10 @@
 """Where a model's files come from, and that half a model is never taken for a whole one."""
 
+import ctypes
+import mmap
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -83,3 +87,36 @@ def test_without_the_wheel_the_message_says_what_to_do(monkeypatch: pytest.Monke
     monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match="make run"):
         models._source()
+
+
+def cached(path: Path) -> bool:
+    """Whether the file's first page is in the page cache."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE) as shown:
+        start = ctypes.addressof(ctypes.c_char.from_buffer(shown))
+        seen = (ctypes.c_ubyte * 1)()
+        assert ctypes.CDLL(None).mincore(ctypes.c_void_p(start), ctypes.c_size_t(1), seen) == 0
+        return bool(seen[0] & 1)
+
+
+def on_disk_only(path: Path) -> None:
+    path.write_bytes(b"w" * 100_000)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if cached(path):
+        pytest.skip("this file system keeps its pages (tmpfs): nothing to see here")
+
+
+def test_weights_are_read_ahead(tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    on_disk_only(weights)
+    models.read_ahead(str(tmp_path)).join(10)
+    assert cached(weights)
+
+
+def test_weights_too_large_for_the_memory_are_not_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = tmp_path / "model.safetensors"
+    on_disk_only(weights)
+    monkeypatch.setattr(models.psutil, "virtual_memory", lambda: SimpleNamespace(available=150_000))
+    models.read_ahead(str(tmp_path)).join(10)
+    assert not cached(weights)

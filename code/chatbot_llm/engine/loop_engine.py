@@ -123,7 +123,7 @@ class LoopEngine(Engine):
 
     async def _self_test(self) -> None:
         """Generate a few words; raises RuntimeError when they are garbage."""
-        body = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 16}
+        body = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 8}
         call = Call("chat", {**body, "temperature": 0}, deadline=float("inf"), request_id="self-test")
         self.prepare(call)
         await self._serve(call)

@@ -8,11 +8,12 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any
 
 from chatbot_llm import models, profiles, tracing
 from chatbot_llm.calls import Call, Result
+from chatbot_llm.engine import early
 from chatbot_llm.engine.base import Phase
 from chatbot_llm.engine.loop_engine import LoopEngine, kill_children
 from chatbot_llm.engine.phases import Listener
@@ -21,6 +22,12 @@ from chatbot_llm.settings import Settings
 
 #: Longest message about a refused request, characters: pydantic repeats what it was given.
 MAX_MESSAGE = 1000
+
+
+def engine_modules(profile: str) -> list[str]:
+    """What the engine's process imports before it knows its work: most of what it will ever need."""
+    worker = "cpu_worker" if profile == "cpu" else "gpu_worker"
+    return [f"vllm.v1.worker.{worker}", "vllm.v1.engine.core", "vllm._aiter_ops"]
 
 
 class VllmEngine(LoopEngine):
@@ -43,16 +50,20 @@ class VllmEngine(LoopEngine):
         """Import vLLM, parse its flags, start its engine process, and make its serving objects."""
         profile = profiles.pick(self._settings.profile)
         profiles.environment(profile, self._argv)
-        argv = self._resolve(profiles.arguments(profile, self._argv))
         listener = Listener(self._enter, self._settings.log_level)
         stack.callback(listener.close)
+        context = early.Context(engine_modules(profile))
+        stack.callback(context.close)
+        argv = self._resolve(profiles.arguments(profile, self._argv))
         self._enter(Phase.IMPORT)
-        from starlette.datastructures import State as Bag
-        from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.entrypoints.launchers.api_server.app_state import init_app_state
-        from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client_from_engine_args
-        from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-        from vllm.utils.argparse_utils import FlexibleArgumentParser
+        with early.uncollected():
+            from starlette.datastructures import State as Bag
+            from vllm.engine.arg_utils import AsyncEngineArgs
+            from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+            from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client_from_engine_args
+            from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+            from vllm.utils.argparse_utils import FlexibleArgumentParser
+            from vllm.v1.engine import utils as starter
 
         self._enter(Phase.CONFIG)
         args = _parse(make_arg_parser(FlexibleArgumentParser(prog="chatbot_llm")), argv)
@@ -62,7 +73,9 @@ class VllmEngine(LoopEngine):
         except (TypeError, ValueError) as error:
             raise UsageError(str(error)) from error
         self._enter(Phase.SPAWN)
-        self._client = await stack.enter_async_context(build_async_engine_client_from_engine_args(engine_args))
+        bound = "--numa-bind" in profiles.given(argv)  # vLLM then starts another executable
+        with contextlib.nullcontext() if bound else _attribute(starter, "get_mp_context", lambda: context):
+            self._client = await stack.enter_async_context(build_async_engine_client_from_engine_args(engine_args))
         self._enter(Phase.WARM_UP)
         bag = Bag()
         await init_app_state(self._client, bag, args, await self._client.get_supported_tasks())
@@ -78,6 +91,7 @@ class VllmEngine(LoopEngine):
         if name is None:
             raise UsageError("no model: pass --model PATH or NAME")
         model = models.locate(name, self._settings.model_dir, self._settings.cache_dir)
+        models.read_ahead(model.path)
         given = profiles.given(argv)
         if "--served-model-name" not in given:
             argv = [*argv, "--served-model-name", *model.names]
@@ -183,6 +197,17 @@ class VllmEngine(LoopEngine):
         told = create_error_response(error).error
         message = told.message if told.code < 500 else "the engine could not answer this request"
         return _told(told.code, message, told.param)
+
+
+@contextlib.contextmanager
+def _attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Give `owner.name` another value for a while."""
+    usual = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, usual)
 
 
 def _parse(parser: Any, argv: list[str]) -> Any:
