@@ -62,6 +62,14 @@ RUN --mount=type=cache,id=chatbot-llm-weights,target=/var/cache/weights,sharing=
     python -m infra.image.bake fetch --source "${MODEL_SOURCE}" --to /var/cache/weights --install /models
 
 
+# Made anew only when the packages or the weights change; the models are only looked at, not copied.
+FROM packages AS modelinfo
+ENV VLLM_CACHE_ROOT=/opt/warm/vllm
+COPY infra/image/warm_modelinfo.py /tmp/
+RUN --mount=type=bind,from=weights,source=/models,target=/models \
+    python /tmp/warm_modelinfo.py /models
+
+
 FROM ${PYTHON_IMAGE} AS code
 COPY code/chatbot_llm /app/code/chatbot_llm
 COPY code/gunicorn.conf.py /app/code/
@@ -79,6 +87,8 @@ COPY --link --from=packages /opt/venv /opt/venv
 COPY --link --from=weights /models /models
 # Kernels and memory profile of a real T4, when `make local-test` has left them there; else only a README.
 COPY --link infra/image/warm/ /opt/warm/
+# Added to that folder, after it: what this build's vLLM has noted wins over what an older one left there.
+COPY --link --from=modelinfo /opt/warm/vllm /opt/warm/vllm
 COPY --link --from=code /app/code /app/code
 
 # No LD_LIBRARY_PATH: the packages find their CUDA libraries by themselves, and libcuda is the host driver's alone.

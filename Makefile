@@ -90,10 +90,12 @@ $(VENV)/bench: tests/bench/requirements.txt $(VENV)/service
 .PHONY: bench
 bench: $(VENV)/bench ## Measure the service against its peers; wants a quiet machine
 	PYTHONPATH=tests:code $(BIN)/python -m bench $(ARGS)
+	$(BIN)/python tests/docs/readme.py
 
 .PHONY: bench-report
-bench-report: $(VENV)/bench ## Generate BENCHMARKS.md from the last results
+bench-report: $(VENV)/bench ## Write BENCHMARKS.md, and README's figures, from the last results
 	PYTHONPATH=tests:code $(BIN)/python -m bench --report
+	$(BIN)/python tests/docs/readme.py
 
 .PHONY: bench-gpu
 bench-gpu: $(VENV)/bench ## The same on an NVIDIA card, against its roofline

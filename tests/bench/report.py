@@ -195,11 +195,15 @@ def _phases(cells: Cells) -> Iterable[str]:
         )
 
 
+def machine(box: dict[str, Any]) -> str:
+    """One line about what a section was measured on."""
+    versions = ", ".join(f"{package} {version}" for package, version in box["versions"].items())
+    return f"{box['cpu']}, {box['cores']} cores, {box['memory_gib']} GiB; Python {box['python']}; {versions}"
+
+
 def _machines(results: dict[str, Any]) -> Iterable[str]:
     yield "| section | when | took, s | load before | machine |"
     yield "|---|---|---|---|---|"
     for name, section in results.items():
-        box = section["machine"]
-        versions = ", ".join(f"{package} {version}" for package, version in box["versions"].items())
-        where = f"{box['cpu']}, {box['cores']} cores, {box['memory_gib']} GiB; Python {box['python']}; {versions}"
+        where = machine(section["machine"])
         yield f"| {name} | {section['when']} | {section['took_s']} | {section['load_before']} | {where} |"

@@ -34,9 +34,13 @@ def stages() -> list[list[tuple[str, str]]]:
     return found
 
 
-def final_environment() -> dict[str, str]:
-    words = " ".join(words for instruction, words in stages()[-1] if instruction == "ENV")
+def environment_of(stage: list[tuple[str, str]]) -> dict[str, str]:
+    words = " ".join(words for instruction, words in stage if instruction == "ENV")
     return dict(pair.split("=", 1) for pair in words.split())
+
+
+def final_environment() -> dict[str, str]:
+    return environment_of(stages()[-1])
 
 
 def pins(lock: str) -> dict[str, str]:
@@ -58,7 +62,7 @@ def test_the_base_is_pinned_by_digest() -> None:
     (base,) = re.findall(r"^ARG PYTHON_IMAGE=(.+)$", DOCKERFILE, flags=re.M)
     assert re.fullmatch(r"python:3\.12\.\d+-slim-bookworm@sha256:[0-9a-f]{64}", base)
     froms = {words.split()[0] for instruction, words in instructions() if instruction == "FROM"}
-    assert froms == {"${PYTHON_IMAGE}", "venv", "packages-${CUDA}"}
+    assert froms == {"${PYTHON_IMAGE}", "venv", "packages-${CUDA}", "packages"}
 
 
 def test_every_copied_file_exists_and_reaches_the_build() -> None:
@@ -86,6 +90,7 @@ def test_the_code_is_the_last_layer_and_the_weights_come_before() -> None:
         "packages",
         "weights",
         "warm",
+        "modelinfo",
         "code",
     ]
     assert all("--link" in words for words in order)

