@@ -11,6 +11,7 @@ from chatbot_llm import __version__, limits, telemetry
 from chatbot_llm.calls import Call, Kind, Result
 from chatbot_llm.errors import ApiError, BadRequest
 from chatbot_llm.exchange import Exchange
+from chatbot_llm.guard import EVENT
 from chatbot_llm.service import Service
 from chatbot_llm.settings import on_function_compute
 from chatbot_llm.texts import StreamTexts, add_text
@@ -145,6 +146,9 @@ def _respond(exchange: Exchange, answer: Any) -> Response:
     if isinstance(answer, Result):
         response = Response(answer.body, answer.status, mimetype="application/json")
     else:
+        sock, event = request.environ.get("gunicorn.socket"), request.environ.get(EVENT)
+        if isinstance(sock, socket.socket) and request.environ.get("SERVER_PROTOCOL") == "HTTP/1.1" and not event:
+            answer.shorten(sock)
         response = Response(answer, mimetype="text/event-stream", direct_passthrough=True)
         # Proxies must hand every event on at once.
         response.headers["Cache-Control"] = "no-cache"

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
+from chatbot_llm.wire import Rest, Wire
+
 Kind = Literal["chat", "completion", "tokenize", "detokenize"]
 
 
@@ -37,7 +39,7 @@ class Result:
     body: bytes
 
 
-Item = Result | bytes | Signal | Cause
+Item = Result | bytes | Signal | Cause | Rest
 
 
 @dataclass(eq=False)
@@ -61,6 +63,9 @@ class Call:
     timing: dict[str, float] = field(default_factory=dict)
     inbox: "queue.SimpleQueue[Item]" = field(default_factory=queue.SimpleQueue)
     on_abort: Callable[[Cause], None] | None = None
+    #: How the engine's loop is asked to call something soon, and the short way to the client, if there is one.
+    soon: Callable[[Callable[[], None]], object] | None = None
+    wire: Wire | None = None
     done: bool = False
 
     def __post_init__(self) -> None:
@@ -73,6 +78,13 @@ class Call:
         return bool(self.body.get("stream"))
 
     def put(self, item: Item) -> None:
+        """News for this request. Chunks come from the engine's loop only."""
+        if self.wire is not None:
+            if isinstance(item, bytes):
+                if self.wire.take(item):
+                    return
+            else:
+                self.wire.flush()
         self.inbox.put(item)
 
     def abort(self, cause: Cause) -> None:

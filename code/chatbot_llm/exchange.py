@@ -13,6 +13,7 @@ from chatbot_llm.calls import Call, Cause, Result, Signal
 from chatbot_llm.engine.base import State
 from chatbot_llm.errors import ApiError, Unavailable, envelope, sse_event
 from chatbot_llm.service import Service
+from chatbot_llm.wire import Rest, Wire
 
 log = logging.getLogger("chatbot_llm.request")
 
@@ -91,7 +92,7 @@ class Exchange:
             retry_after=self._service.admission.retry_after(),
         )
 
-    def next(self) -> Result | bytes | Signal:
+    def next(self) -> Result | bytes | Signal | Rest:
         """The next thing the engine says."""
         while True:
             item = self.call.next()
@@ -170,6 +171,14 @@ class Stream:
         self._tail: object = None
         self._ended = False
         self.change: Callable[[bytes], bytes] | None = None
+        self._sock: socket.socket | None = None
+
+    def shorten(self, sock: socket.socket) -> None:
+        """Let chunks go straight onto `sock`, framed as HTTP/1.1 chunks, whenever this iterator is waited for."""
+        call = self.exchange.call
+        if self.change is None and call.soon is not None and sock.gettimeout() is None:
+            self._sock = sock
+            call.wire = Wire(sock, call.inbox, call.soon)
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -186,7 +195,7 @@ class Stream:
         if item is None:
             item, self._tail = self._tail, None
         if item is None:
-            item = self.exchange.next()
+            item = self._next()
         if isinstance(item, bytes):
             joined, self._tail = self.exchange.call.more(item)
             if isinstance(self._tail, Cause):
@@ -197,8 +206,20 @@ class Stream:
             return sse_event(envelope(504, "the engine did not finish in time", code="deadline_exceeded"))
         raise StopIteration
 
+    def _next(self) -> object:
+        while True:
+            if (wire := self.exchange.call.wire) is not None:
+                wire.open()
+            item = self.exchange.next()
+            if not isinstance(item, Rest):
+                return item
+            assert self._sock is not None
+            self._sock.sendall(item.data)
+
     def close(self) -> None:
         """Called by the server when the last byte is out or the client has gone."""
+        if (wire := self.exchange.call.wire) is not None:
+            wire.shut()
         if not self._ended:
             self.exchange.call.abort(Cause.DISCONNECT)
         self.exchange.close()

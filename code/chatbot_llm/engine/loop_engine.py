@@ -165,6 +165,7 @@ class LoopEngine(Engine):
     def submit(self, call: Call) -> None:
         self.require_ready()
         assert self._loop is not None
+        call.soon = self._loop.call_soon
 
         def begin() -> None:
             task = asyncio.ensure_future(self._serve(call))
