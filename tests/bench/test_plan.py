@@ -1,9 +1,13 @@
 """The fleet simulation against what queueing theory and arithmetic know."""
 
+import dataclasses
 import statistics
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from bench import forecast, report
 from infra import plan, plan_speed
 from infra.cost import Size
 from infra.errors import InfraError
@@ -102,3 +106,40 @@ def test_poisson_arrivals_keep_the_rate_of_each_hour_and_a_mean_size_of_one() ->
         [2000, 0, 4000], rel=0.06
     )
     assert statistics.mean(size for _, size in came) == pytest.approx(1.0, rel=0.03)
+
+
+def section(seconds: Callable[[int], float], slowed: float = 1.0) -> list[dict[str, Any]]:
+    """What the section "arrivals" holds for a service that follows `seconds`, `slowed` times slower under arrivals."""
+    cells: list[dict[str, Any]] = []
+    for level in (1, 4, 10):  # the first and the last wave are not at constant concurrency: they must not count
+        edge, steady = [99.0] * level, [seconds(level)] * level
+        cells.append({"concurrency": level, "latencies_s": edge + steady + edge})
+    for at, share in enumerate(forecast.SHARES):
+        rate = share * forecast.SLOTS / seconds(forecast.SLOTS)
+        starts = [when for when, _ in plan.poisson([rate], 60 / rate, seed=at, spread=0)]
+        starts = [when - starts[0] for when in starts]
+        fleet = plan.Fleet(forecast.SLOTS, 1, 1, 0, waiting=99)
+        real = plan.replay(fleet, lambda running: slowed * seconds(running), [(when, 1.0) for when in starts])
+        cells.append({"share": share, "rate": rate, "starts_s": starts, "latencies_s": real.latencies()})
+    return cells
+
+
+def test_the_check_recovers_a_service_that_shares_as_the_simulation_does() -> None:
+    """Its service time is a straight line, which the interpolation between the measured levels reproduces."""
+    for load in forecast.loads(section(lambda running: 1.0 + 0.2 * running)):
+        assert load.measured.latencies and load.ratio(0.5) == load.ratio(0.95) == pytest.approx(1.0)
+
+
+def test_the_check_misses_a_service_that_is_slower_under_arrivals_than_in_the_closed_loop() -> None:
+    results = {"arrivals": {"data": section(lambda running: 1.0 + 0.2 * running, slowed=1.5)}}
+    row = next(row for row in report.rows(results) if row.key == "plan")
+    assert len(row.values) == len(forecast.SHARES) and max(row.values) < 0.85
+    assert not row.reached
+
+
+@pytest.mark.parametrize(
+    ("values", "reached"), [([0.85, 1.0, 1.15], True), ([0.84, 1.0, 1.0], False), ([1.0, 1.0, 1.16], False)]
+)
+def test_the_check_is_passed_only_when_every_load_is_within_its_bounds(values: list[float], reached: bool) -> None:
+    row = next(row for row in report.rows({}) if row.key == "plan")
+    assert dataclasses.replace(row, values=values).reached is reached
