@@ -1,28 +1,23 @@
 """plan: what a fleet of instances will do, simulated event by event (simpy) from measured numbers only.
 
-An instance shares its engine among the requests it runs: with n of them each takes T(n) seconds, measured by
-`make bench` at every n (tests/bench/results/*.json). FC sends a request to an instance with a free slot, starts another
-instance for it where the maximum allows, and answers 429 where it does not. Min instances hibernate when idle; an
-instance started by a request goes after some idle minutes. Prices: infra/cost.py. Needs no account.
+An instance shares its engine among the requests it runs: with n of them each takes T(n) seconds (plan_speed.py). FC
+sends a request to an instance with a free slot, starts another instance for it where the maximum allows, and answers
+429 where it does not. Min instances hibernate when idle; an instance started by a request goes after some idle minutes.
+Prices: infra/cost.py. Needs no account. One instance is checked against the real service: tests/bench/BENCHMARKS.md.
 """
 
 from __future__ import annotations
 
-import bisect
 import heapq
-import json
 import math
 import random
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import simpy
 
 from infra.cost import HOURS_PER_MONTH, Size, price
-from infra.errors import InfraError
 
 #: Idle seconds after which FC takes an instance away that a request had started (fc-docs 04/045: 3 to 5 minutes).
 IDLE_S = 240
@@ -34,23 +29,6 @@ MOST_REQUESTS = 200_000
 SHORTEST_HOUR_S = 120.0
 #: A working day's load by the hour, share of the busiest; the same for every day.
 OFFICE_DAY = (5, 4, 3, 3, 3, 5, 10, 25, 55, 85, 100, 95, 75, 85, 100, 95, 85, 70, 45, 30, 22, 16, 11, 8)
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Measured service times: seconds per prompt token and per answer token, by requests running at once."""
-
-    levels: tuple[int, ...]
-    per_prompt_token: tuple[float, ...]
-    per_answer_token: tuple[float, ...]
-
-    def seconds(self, running: int, prompt: float, answer: float) -> float:
-        """What one request takes while `running` run, straight lines between the measured levels."""
-        points = [p * prompt + a * answer for p, a in zip(self.per_prompt_token, self.per_answer_token, strict=True)]
-        at = min(max(bisect.bisect_left(self.levels, running), 1), len(self.levels) - 1)
-        low, high = self.levels[at - 1], self.levels[at]
-        value = points[at - 1] + (points[at] - points[at - 1]) * (running - low) / (high - low)
-        return max(value, points[0] * 0.5)
 
 
 @dataclass(frozen=True)
@@ -207,6 +185,18 @@ class _World:
             self.gone_busy_s += instance.busy_s
 
 
+def poisson(rates: Sequence[float], hour_s: float, seed: int, spread: float) -> Iterator[tuple[float, float]]:
+    """(when, size) of each request, at `rates` requests/s, one rate for each `hour_s` seconds.
+
+    `spread` is the standard deviation of the logarithm of request sizes, whose mean is 1; 0: all alike.
+    """
+    chance = random.Random(seed)
+    for at, rate in enumerate(rates):
+        now, end = at * hour_s, (at + 1) * hour_s
+        while rate > 0 and (now := now + chance.expovariate(rate)) < end:
+            yield now, chance.lognormvariate(-spread * spread / 2, spread) if spread else 1.0
+
+
 def simulate(
     fleet: Fleet,
     seconds: Callable[[int], float],
@@ -215,31 +205,35 @@ def simulate(
     seed: int = 1,
     spread: float = 0.0,
 ) -> Outcome:
-    """Poisson arrivals at `rates` requests/s, one rate for each `hour_s` seconds.
+    """What becomes of Poisson arrivals; see `poisson` and `replay`."""
+    return replay(fleet, seconds, poisson(rates, hour_s, seed, spread), len(rates), hour_s)
 
-    `spread` is the standard deviation of the logarithm of request sizes; 0: all alike.
+
+def replay(
+    fleet: Fleet,
+    seconds: Callable[[int], float],
+    requests: Iterable[tuple[float, float]],
+    hours: int = 1,
+    hour_s: float = 3600,
+) -> Outcome:
+    """What becomes of `requests`, each (when, size) in order of time, within `hours` of `hour_s` seconds each.
+
+    `seconds(n)` is what a request of size 1 takes while n run.
     """
-    world, chance = _World(fleet, seconds), random.Random(seed)
-    hours = [Hour() for _ in rates]
+    world = _World(fleet, seconds)
+    counted = [Hour() for _ in range(hours)]
 
     def arrivals() -> Any:
-        for at, rate in enumerate(rates):
-            end = (at + 1) * hour_s
-            while rate > 0:
-                wait = chance.expovariate(rate)
-                if world.env.now + wait >= end:
-                    break
-                yield world.env.timeout(wait)
-                size = chance.lognormvariate(-spread * spread / 2, spread) if spread else 1.0
-                world.arrive(_Request(world.env.now, size, hours[at]))
-            yield world.env.timeout(max(0.0, end - world.env.now))
+        for when, size in requests:
+            yield world.env.timeout(max(0.0, when - world.env.now))
+            world.arrive(_Request(world.env.now, size, counted[int(when / hour_s)]))
 
     world.env.process(arrivals())
     world.env.run()
-    whole = hour_s * len(rates)
+    whole = hour_s * hours
     busy = world.gone_busy_s + sum(one.busy_s for one in world.instances)
     resident = sum(max(0.0, whole - one.busy_s) for one in world.instances if one.permanent)
-    return Outcome(hours, busy + world.started * fleet.cold_start_s, resident, world.started, whole)
+    return Outcome(counted, busy + world.started * fleet.cold_start_s, resident, world.started, whole)
 
 
 def day(busiest: float, shares: Sequence[float] = OFFICE_DAY) -> list[float]:
@@ -258,37 +252,3 @@ def monthly(outcome: Outcome, size: Size, rates: Sequence[float], currency: str)
     requests = sum(rates) * 3600 * HOURS_PER_MONTH / len(rates)
     cu = size.cu(outcome.active_s * scale / 3600, outcome.hibernated_s * scale / 3600, requests)
     return float(price(cu, currency))
-
-
-def measured(path: Path, peer: str = "service") -> tuple[Speed, float]:
-    """(service times, cold start in seconds) from the results of `make bench`. Raises InfraError naming what lacks."""
-    try:
-        results: Mapping[str, Any] = json.loads(path.read_text())
-        cells, starts = results["throughput"]["data"], results["start"]["data"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InfraError(f"{path} holds no measurement ({error!r}): run `make bench` first") from error
-    cold = statistics.median(one["first_token_s"] for one in starts if one["peer"] == peer)
-    return speed([cell for cell in cells if cell["peer"] == peer]), cold
-
-
-def speed(cells: Sequence[Mapping[str, Any]]) -> Speed:
-    """Solve, at each level, prompt and answer seconds from the latencies of the two shapes of request."""
-    found: dict[int, dict[str, list[Mapping[str, Any]]]] = {}
-    for cell in cells:
-        found.setdefault(cell["concurrency"], {}).setdefault(cell["shape"], []).append(cell)
-    levels, prompts, answers = [], [], []
-    for level in sorted(level for level, shapes in found.items() if len(shapes) == 2):
-        (p1, a1, t1), (p2, a2, t2) = (_point(group) for group in found[level].values())
-        determinant = p1 * a2 - p2 * a1
-        levels.append(level)
-        prompts.append(max(0.0, (t1 * a2 - t2 * a1) / determinant))
-        answers.append(max(0.0, (p1 * t2 - p2 * t1) / determinant))
-    if len(levels) < 2:
-        raise InfraError("at least two levels of concurrency with two shapes each are needed: run `make bench`")
-    return Speed(tuple(levels), tuple(prompts), tuple(answers))
-
-
-def _point(group: Sequence[Mapping[str, Any]]) -> tuple[float, float, float]:
-    prompt = statistics.median(cell["prompt_tokens"] for cell in group)
-    answer = statistics.median(cell["tokens"] / cell["requests"] for cell in group)
-    return prompt, answer, statistics.median(cell["e2el_p50_ms"] for cell in group) / 1000

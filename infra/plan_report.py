@@ -42,12 +42,12 @@ def sizes(props: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def run(args: argparse.Namespace, console: Console, props: Mapping[str, Any]) -> None:
     """Simulate a day and print it. Raises InfraError for an impossible fleet."""
-    from infra import plan
+    from infra import plan, plan_speed
 
     least = props["provisionConfig"]["defaultTarget"] if args.min is None else args.min
     if not 0 <= least <= args.max or args.max < 1 or args.rps <= 0 or min(args.prompt, args.answer) < 1:
         raise InfraError("give --rps, --prompt and --answer above 0, and --min no larger than --max")
-    speed, cold = plan.measured(args.results)
+    speed, cold = plan_speed.measured(args.results)
     fleet = plan.Fleet(props["instanceConcurrency"], least, args.max, args.cold_start or cold, wake_s=plan.WAKE_S)
     rates = [args.rps] * 24 if args.flat else plan.day(args.rps)
     hour_s = plan.hour_seconds(rates)

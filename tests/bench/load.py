@@ -47,9 +47,18 @@ def prompts(shape: Shape, count: int, seed: int) -> list[Any]:
 
 
 def run(
-    server: Server, shape: Shape, concurrency: int, count: int, seed: int, rate: float = float("inf")
+    server: Server,
+    shape: Shape,
+    concurrency: int,
+    count: int,
+    seed: int,
+    rate: float = float("inf"),
+    each: bool = False,
 ) -> dict[str, Any]:
-    """Send `count` requests, `concurrency` at a time or `rate` a second (Poisson); one cell. Latencies are ms."""
+    """Send `count` requests, `concurrency` at a time, `rate` a second (Poisson), or both; one cell. Latencies are ms.
+
+    `each` adds when every request that was answered began, seconds after the first, and what it took, in that order.
+    """
     import numpy
     from vllm.benchmarks import serve
 
@@ -103,4 +112,9 @@ def run(
     for name in ("ttft", "itl", "e2el"):
         for percentile in (50, 95, 99):
             cell[f"{name}_p{percentile}_ms"] = found[f"p{percentile}_{name}_ms"]
+    if each:
+        begun = zip(found["start_times"], found["latencies"], found["errors"], strict=True)
+        answered = sorted((start, took) for start, took, error in begun if not error)
+        cell["starts_s"] = [round(start - answered[0][0], 3) for start, _ in answered]
+        cell["latencies_s"] = [round(took, 3) for _, took in answered]
     return cell

@@ -1,10 +1,14 @@
 """The fleet simulation against what queueing theory and arithmetic know."""
 
+import dataclasses
 import statistics
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from infra import plan
+from bench import forecast, report
+from infra import plan, plan_speed
 from infra.cost import Size
 from infra.errors import InfraError
 
@@ -65,7 +69,7 @@ def test_service_times_come_out_of_two_shapes_of_request() -> None:
         tokens = {"prompt_tokens": prompt, "tokens": answer, "requests": 1}
         return {"concurrency": level, "shape": shape, "e2el_p50_ms": took, **tokens}
 
-    speed = plan.speed([cell(n, p, a, s) for n in (1, 10) for p, a, s in ((512, 24, "a"), (32, 96, "b"))])
+    speed = plan_speed.speed([cell(n, p, a, s) for n in (1, 10) for p, a, s in ((512, 24, "a"), (32, 96, "b"))])
     assert speed.per_prompt_token == pytest.approx((0.001, 0.01))
     assert speed.seconds(1, 100, 10) == pytest.approx(0.2)
     assert speed.seconds(5, 100, 10) == pytest.approx(1.0)
@@ -75,4 +79,67 @@ def test_a_missing_measurement_names_what_to_run(tmp_path: object) -> None:
     from pathlib import Path
 
     with pytest.raises(InfraError, match="make bench"):
-        plan.measured(Path(str(tmp_path)) / "none.json")
+        plan_speed.measured(Path(str(tmp_path)) / "none.json")
+
+
+def test_replayed_requests_share_the_engine_as_worked_out_by_hand() -> None:
+    """Two seconds of work each, halved speed for two: the first ends at 3, the second, then alone, at 4."""
+    outcome = plan.replay(ALONE, lambda running: 2.0 * running, [(0.0, 1.0), (1.0, 1.0)])
+    assert outcome.latencies() == pytest.approx([3.0, 3.0])
+
+
+def test_replayed_requests_wait_for_a_slot_in_the_order_they_came() -> None:
+    """Two slots, two seconds whatever the company: the third starts at 2 and the fourth at 2.5."""
+    fleet = plan.Fleet(slots=2, least=1, most=1, cold_start_s=0, waiting=9)
+    outcome = plan.replay(fleet, lambda running: 2.0, [(0.0, 1.0), (0.5, 1.0), (1.0, 1.0), (1.0, 1.0)])
+    assert outcome.latencies() == pytest.approx([2.0, 2.0, 3.0, 3.5])
+
+
+def test_a_request_of_half_the_size_takes_half_as_long_and_belongs_to_the_hour_it_came_in() -> None:
+    outcome = plan.replay(ALONE, lambda running: 2.0, [(1.0, 0.5), (15.0, 1.0)], hours=2, hour_s=10)
+    assert [hour.latencies for hour in outcome.hours] == [pytest.approx([1.0]), pytest.approx([2.0])]
+
+
+def test_poisson_arrivals_keep_the_rate_of_each_hour_and_a_mean_size_of_one() -> None:
+    came = list(plan.poisson([2.0, 0.0, 4.0], 1000, seed=3, spread=0.5))
+    assert [sum(int(when / 1000) == hour for when, _ in came) for hour in range(3)] == pytest.approx(
+        [2000, 0, 4000], rel=0.06
+    )
+    assert statistics.mean(size for _, size in came) == pytest.approx(1.0, rel=0.03)
+
+
+def section(seconds: Callable[[int], float], slowed: float = 1.0) -> list[dict[str, Any]]:
+    """What the section "arrivals" holds for a service that follows `seconds`, `slowed` times slower under arrivals."""
+    cells: list[dict[str, Any]] = []
+    for level in (1, 4, 10):  # the first and the last wave are not at constant concurrency: they must not count
+        edge, steady = [99.0] * level, [seconds(level)] * level
+        cells.append({"concurrency": level, "latencies_s": edge + steady + edge})
+    for at, share in enumerate(forecast.SHARES):
+        rate = share * forecast.SLOTS / seconds(forecast.SLOTS)
+        starts = [when for when, _ in plan.poisson([rate], 60 / rate, seed=at, spread=0)]
+        starts = [when - starts[0] for when in starts]
+        fleet = plan.Fleet(forecast.SLOTS, 1, 1, 0, waiting=99)
+        real = plan.replay(fleet, lambda running: slowed * seconds(running), [(when, 1.0) for when in starts])
+        cells.append({"share": share, "rate": rate, "starts_s": starts, "latencies_s": real.latencies()})
+    return cells
+
+
+def test_the_check_recovers_a_service_that_shares_as_the_simulation_does() -> None:
+    """Its service time is a straight line, which the interpolation between the measured levels reproduces."""
+    for load in forecast.loads(section(lambda running: 1.0 + 0.2 * running)):
+        assert load.measured.latencies and load.ratio(0.5) == load.ratio(0.95) == pytest.approx(1.0)
+
+
+def test_the_check_misses_a_service_that_is_slower_under_arrivals_than_in_the_closed_loop() -> None:
+    results = {"arrivals": {"data": section(lambda running: 1.0 + 0.2 * running, slowed=1.5)}}
+    row = next(row for row in report.rows(results) if row.key == "plan")
+    assert len(row.values) == len(forecast.SHARES) and max(row.values) < 0.85
+    assert not row.reached
+
+
+@pytest.mark.parametrize(
+    ("values", "reached"), [([0.85, 1.0, 1.15], True), ([0.84, 1.0, 1.0], False), ([1.0, 1.0, 1.16], False)]
+)
+def test_the_check_is_passed_only_when_every_load_is_within_its_bounds(values: list[float], reached: bool) -> None:
+    row = next(row for row in report.rows({}) if row.key == "plan")
+    assert dataclasses.replace(row, values=values).reached is reached

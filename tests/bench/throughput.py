@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from bench import hf, load
+from bench import forecast, hf, load
 from bench.servers import Server, running
 
 LEVELS = (1, 2, 4, 8, 10, 16)
@@ -13,8 +13,8 @@ SHAPES = (load.LONG_PROMPT, load.LONG_ANSWER)
 PAIRED = (1, 4, 10)
 #: Requests that are compared with Transformers and llama.cpp.
 OTHERS = 10
-#: `infra plan`'s check: slots as in production, loads as shares of the rate at full slots, requests at each load.
-PLAN_SLOTS, PLAN_SHARES, PLAN_REQUESTS = 10, (0.3, 0.6, 0.8), 40
+#: The check of `infra plan`: where service times are measured, and requests at each load.
+PLAN_LEVELS, PLAN_REQUESTS = (1, 2, 4, 7, forecast.SLOTS), 40
 
 
 def measure(rounds: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -51,15 +51,19 @@ def arrivals(say: Callable[[str], None]) -> list[dict[str, Any]]:
     """The service under Poisson arrivals at shares of its own measured rate: what `infra plan` must predict."""
     cells: list[dict[str, Any]] = []
     shape = load.LONG_ANSWER
-    with running("service", {"CHATBOT_MAX_RUNNING": str(PLAN_SLOTS)}) as server:
+    with running("service", {"CHATBOT_MAX_RUNNING": str(forecast.SLOTS)}) as server:
         load.run(server, shape, 4, 4, seed=0)
-        for level in LEVELS:  # service times, measured by the same minutes
-            for kind in SHAPES:
-                cells.append(_cell(server, kind, level, 0))
-        most = next(c for c in cells if c["concurrency"] == PLAN_SLOTS and c["shape"] == shape.name)
-        for share in PLAN_SHARES:
-            rate = share * most["tokens_per_s"] / shape.answer
-            cells.append({"round": 0, "share": share, **load.run(server, shape, 0, PLAN_REQUESTS, 77, rate)})
+        took: dict[int, float] = {}
+        for level in PLAN_LEVELS:  # service times, measured by the same minutes
+            # The first ones begin at random within half a request, not all at once: prompts that come together are
+            # read in one pass, and requests of one length would stay in step to the end.
+            rate = 2 * level / took[1] if took else float("inf")
+            cells.append(load.run(server, shape, level, forecast.WAVES * level, 10 * level, rate, each=True))
+            took[level] = forecast.steady_s(cells[-1])
+            say(f"{level:2d} concurrent: {took[level]:.2f} s a request")
+        for at, share in enumerate(forecast.SHARES):
+            rate = share * forecast.SLOTS / took[forecast.SLOTS]
+            cells.append({"share": share, **load.run(server, shape, 0, PLAN_REQUESTS, 77 + at, rate, each=True)})
             say(f"{rate:.2f} requests/s: p50 {cells[-1]['e2el_p50_ms']:.0f} ms, p95 {cells[-1]['e2el_p95_ms']:.0f} ms")
     return cells
 
