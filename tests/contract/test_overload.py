@@ -146,7 +146,7 @@ def test_three_hundred_streams_at_once_lose_nothing(start: Callable[..., Service
     service = start(max_running=300, max_waiting=0).wait_ready()
     words = [f"w{number}" for number in range(20)]
     text = " ".join(words)
-    calls = [Later(lambda: stream(service.port, 20, text=text, first_s=1.0, token_s=0.1)) for _ in range(300)]
+    calls = [Later(lambda: stream(service.port, 20, text=text, first_s=3.0, token_s=0.1)) for _ in range(300)]
     until(lambda: service.running() == 300, "all of them run", pause_s=0.2)
     for call in calls:
         answer = call.get()

@@ -25,9 +25,9 @@ RESULTS = ROOT / "tests" / "bench" / "results" / "cpu.json"
 MEANINGS = {
     "listen": "from the start of the process until the port answers",
     "model": "finding the model's files",
-    "import": "importing torch and vLLM",
+    "import": "importing torch and vLLM; the engine's process does so beside it",
     "config": "reading the engine's flags",
-    "spawn": "checking the model; vLLM's engine process starts and imports the same again",
+    "spawn": "checking the model; the engine's process gets its work",
     "weights": "reading the weights",
     "kv_cache": "measuring memory, laying out the KV cache",
     "compile": "compiling and capturing graphs, as far as the flags ask for it",
