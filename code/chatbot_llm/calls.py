@@ -61,6 +61,8 @@ class Call:
     timing: dict[str, float] = field(default_factory=dict)
     inbox: "queue.SimpleQueue[Item]" = field(default_factory=queue.SimpleQueue)
     on_abort: Callable[[Cause], None] | None = None
+    #: The engine broke off an answer that had begun; its status was 200.
+    failed: bool = False
     done: bool = False
 
     def __post_init__(self) -> None:
