@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from callers import Later, Line, chat, chat_body, post_bytes, stream
+from callers import LIMIT_S, Later, Line, chat, chat_body, post_bytes, stream
 from figures import MEASURING, Figure
 from launcher import Service, until
 
@@ -60,7 +60,7 @@ def press(service: Service, clients: int, span_s: float) -> list[Seen]:
                 time.sleep(0.5)
 
     for work in [Later(lambda mine=mine: caller(mine)) for mine in answers]:
-        work.get()
+        work.get(span_s + LIMIT_S)
     return [seen for mine in answers for seen in mine]
 
 

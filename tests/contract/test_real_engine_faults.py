@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import psutil
 import pytest
 
-from callers import Answer, Events, Later, Line, Streamed, call, gather, post_bytes
+from callers import Answer, Events, Later, Line, call, gather, post_bytes
 from figures import Figure
 from launcher import ROOT, Service, until
 
@@ -60,12 +60,13 @@ def doomed(start: Start) -> Iterator[Service]:
 
 
 def test_a_deadline_gives_the_partial_text_and_frees_the_cache(service: Service, figure: Figure) -> None:
-    answer = chat(service, 2000, timeout="2")
+    deadline_s = 4  # a busy machine may need two of them for the first word
+    answer = chat(service, 2000, timeout=str(deadline_s))
     over = time.monotonic()
     assert (answer.status, answer.finish) == (200, "length")
     assert answer.text and answer.json["usage"]["completion_tokens"] < 2000
     until(lambda: busy(service) == 0 and cache_in_use(service) == 0, "vLLM has nothing left of it", 15)
-    figure("vllm_late", answer.seconds - 2, "s")
+    figure("vllm_late", answer.seconds - deadline_s, "s")
     figure("vllm_late_cache", time.monotonic() - over, "s")
 
 
@@ -103,27 +104,24 @@ def told_and_gone(service: Service, strike: Callable[[], None], unhealthy_s: flo
     Returns the seconds until /health did and until the process had ended.
     """
     silent = Later(lambda: chat(service, 3000))
-    streaming = Later(lambda: told_by_stream(service))
-    until(lambda: service.running() == 2, "both run")
-    time.sleep(1)
-    strike()
-    struck = time.time()
-    healthy, ill = service.turned_unhealthy(unhealthy_s + 30)
-    assert healthy < struck + unhealthy_s, "/health says so in time"
-    told = silent.get(5)
-    assert told.status == 500 and told.json["error"]["code"] == "engine_error"
-    cut = streaming.get(5)
+    with Events(service.port, body(3000, stream=True)) as events:
+        lines = iter(events)
+        next(lines)
+        until(lambda: service.running() == 2, "both run")
+        time.sleep(1)
+        strike()
+        struck = time.time()
+        healthy, ill = service.turned_unhealthy(unhealthy_s + 30)
+        assert healthy < struck + unhealthy_s, "/health says so in time"
+        told = silent.get(5)
+        assert told.status == 500 and told.json["error"]["code"] == "engine_error"
+        cut = gather(lines)
     assert cut.error is not None and cut.error["code"] == "engine_error" and cut.done
     assert service.wait_exit(unhealthy_s + EXIT_WITHIN_S) not in (0, None)
     ended = time.time()
     assert ended < struck + unhealthy_s + EXIT_WITHIN_S
     service.assert_nothing_left()
     return ill - struck, ended - struck
-
-
-def told_by_stream(service: Service) -> Streamed:
-    with Events(service.port, body(3000, stream=True)) as events:
-        return gather(iter(events))
 
 
 def test_an_engine_process_that_hangs(doomed: Service) -> None:
