@@ -7,10 +7,8 @@ import pytest
 
 from chatbot_llm.settings import Settings
 from figures import Figure
-from launcher import Service
+from launcher import OTHER_THREADS, Service
 
-#: Threads the process may have beside its pool: the engine's, the watcher's, the poller's.
-OTHER_THREADS = 8
 #: The most memory a run may cost, bytes: some for caches, far less than a leak per input would come to.
 GROWTH = 100e6
 
