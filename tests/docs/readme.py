@@ -72,6 +72,10 @@ def wanted(name: str) -> str:
         return settings.table()
     if name == "t4":
         return t4_flags()
+    if name == "promises":
+        import promises
+
+        return promises.table()
     return cost_table()
 
 
