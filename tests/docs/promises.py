@@ -68,7 +68,7 @@ PROMISES = (
     Promise(
         "Half-open and slow clients hold neither a slot nor a thread",
         "`/health` within {slow_health.most} beside {slow_held.most} that stall, six ways, and {idle_health.most} "
-        "beside {idle_held}; who reads nothing is cut after {reads_nothing_cut}, where {reads_nothing_limit} are allowed",
+        "beside {idle_held}; who reads nothing is cut after {reads_nothing_cut}, allowed are {reads_nothing_limit}",
         (
             f"{SLOW}a_crowd_that_never_finishes_its_requests_harms_nobody",
             f"{SLOW}more_idle_connections_than_the_service_has_room_for_shut_nobody_out",
