@@ -83,6 +83,11 @@ EXAMPLES ?= 50000
 fuzz: $(VENV)/dev ## Throw EXAMPLES=50000 bad inputs at the service
 	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/fuzz --timeout 7200 $(ARGS)
 
+.PHONY: figures
+figures: $(VENV)/dev ## Measure what README promises, and write its table anew (about 7 minutes, a quiet machine)
+	FIGURES=tests/docs/figures.json $(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python tests/docs/readme.py
+
 $(VENV)/bench: tests/bench/requirements.txt $(VENV)/service
 	$(PIP) install $(LOCKED) -r $<
 	touch $@

@@ -1,4 +1,4 @@
-"""What several groups of tests share: apps over the scripted engine, and one real-engine service for the whole run."""
+"""What several groups of tests share: apps over the scripted engine, one real-engine service for the run, figures."""
 
 import json
 import os
@@ -15,6 +15,7 @@ from chatbot_llm.app import create_app, service_of
 from chatbot_llm.engine.scripted import ScriptedEngine
 from chatbot_llm.settings import Settings
 from chatbot_llm.telemetry import Metrics
+from figures import MEASURING, Figure, Figures
 from launcher import Service
 
 #: The longest a start may take on two busy cores, seconds; unpacking the bundled model included.
@@ -23,6 +24,27 @@ START_LIMIT_S = 300
 # `make` runs the tests, and some tests run `make`: what the outer one was told is not for the inner one.
 for _name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES"):
     os.environ.pop(_name, None)
+
+_figures = Figures()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where figures are asked for, only the tests that measure any are run."""
+    if MEASURING:
+        silent = [item for item in items if "figure" not in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=silent)
+        items[:] = [item for item in items if item not in silent]
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    if MEASURING and exitstatus == pytest.ExitCode.OK:
+        _figures.write()
+
+
+@pytest.fixture(scope="session")
+def figure() -> Figure:
+    """`figure(name, value, unit)`: tell what was measured; see figures.py."""
+    return _figures
 
 
 @pytest.fixture

@@ -66,6 +66,8 @@ class Call:
     #: How the engine's loop is asked to call something soon, and the short way to the client, if there is one.
     soon: Callable[[Callable[[], None]], object] | None = None
     wire: Wire | None = None
+    #: The engine broke off an answer that had begun; its status was 200.
+    failed: bool = False
     done: bool = False
 
     def __post_init__(self) -> None:

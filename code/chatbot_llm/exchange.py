@@ -105,6 +105,8 @@ class Exchange:
     def _verdict(self, status: int) -> str:
         if self.call.cause is not None:
             return self.call.cause.value
+        if self.call.failed:
+            return "engine_error"
         return "ok" if status < 400 else ("engine_error" if status >= 500 else "refused")
 
     def close(self, outcome: str = "") -> None:

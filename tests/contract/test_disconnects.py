@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from callers import Line, chat, chat_body, post_bytes
+from figures import Figure
 from launcher import Service, until
 
 #: vLLM's own server frees a slot in 0.2 s; this is the promise here.
@@ -43,7 +44,7 @@ def seconds_until_idle(service: Service) -> float:
 @pytest.mark.parametrize("leave", [Line.close, Line.reset], ids=["close", "reset"])
 @pytest.mark.parametrize("stream", [False, True], ids=["silent", "streaming"])
 def test_a_client_that_leaves_frees_its_slot_at_once(
-    service: Service, stream: bool, leave: Callable[[Line], None]
+    service: Service, figure: Figure, stream: bool, leave: Callable[[Line], None]
 ) -> None:
     times = []
     for _ in range(TRIES):
@@ -53,6 +54,7 @@ def test_a_client_that_leaves_frees_its_slot_at_once(
             line.read_until(b"data: ")
         leave(line)
         times.append(seconds_until_idle(service))
+        figure("freed_streaming" if stream else "freed_silent", times[-1], "s")
     assert min(times) < FREED_WITHIN_S, times
     assert service.metrics()["chatbot_requests_total[disconnect][/chat]"] >= TRIES
 
@@ -69,12 +71,15 @@ def test_a_client_that_leaves_the_queue_leaves_its_place(service: Service) -> No
         line.close()
 
 
-def test_a_client_that_reads_nothing_is_cut_off(service: Service) -> None:
+def test_a_client_that_reads_nothing_is_cut_off(service: Service, figure: Figure) -> None:
     fat = "x" * 2000
     body = chat_body(2000, stream=True, text=fat, burst=100, token_s=0.01)
     with Line(service.port, post_bytes(body), receive_buffer=4096):
         until(lambda: service.running() == 1, "it runs")
-        assert seconds_until_idle(service) < READ_TIMEOUT_S * 3
+        seconds = seconds_until_idle(service)
+        assert seconds < READ_TIMEOUT_S * 3
+    figure("reads_nothing_limit", READ_TIMEOUT_S, "s")
+    figure("reads_nothing_cut", seconds, "s")
 
 
 def test_a_client_whose_machine_is_gone_is_noticed(service: Service) -> None:

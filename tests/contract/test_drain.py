@@ -10,12 +10,13 @@ from collections.abc import Callable
 import pytest
 
 from callers import Answer, Later, Line, call, chat, chat_body, post_bytes, stream
+from figures import Figure
 from launcher import Service, until
 
 Start = Callable[..., Service]
 
 
-def test_pre_stop_lets_everything_finish_and_refuses_the_rest(start: Start) -> None:
+def test_pre_stop_lets_everything_finish_and_refuses_the_rest(start: Start, figure: Figure) -> None:
     service = start(max_running=2, max_waiting=2).wait_ready()
     streaming = Later(lambda: stream(service.port, 40, token_s=0.05))
     silent = Later(lambda: chat(service.port, 40, token_s=0.05))
@@ -31,10 +32,14 @@ def test_pre_stop_lets_everything_finish_and_refuses_the_rest(start: Start) -> N
     assert len(streaming.get().words) == 40
     assert silent.get().json["usage"]["completion_tokens"] == 40
     assert waiting.get().status == 200, "what was inside stays inside"
+    answered = time.monotonic()
     told: Answer = pre_stop.get()
+    figure("drained", time.monotonic() - answered, "s")
     assert (told.status, told.json) == (200, {"state": "drained", "cut_short": False})
+    ending = time.monotonic()
     service.terminate()
     assert service.wait_exit(5) == 0
+    figure("drained_exit", time.monotonic() - ending, "s")
     service.assert_nothing_left()
 
 
@@ -68,17 +73,20 @@ def test_nothing_new_is_begun_after_sigterm(start: Start) -> None:
         assert len(running.get().words) == 40
 
 
-def test_at_the_limit_what_still_runs_is_cut_and_says_so(start: Start) -> None:
-    service = start(max_running=2, max_waiting=2, drain_s=0.5).wait_ready()
+def test_at_the_limit_what_still_runs_is_cut_and_says_so(start: Start, figure: Figure) -> None:
+    limit_s = 0.5
+    service = start(max_running=2, max_waiting=2, drain_s=limit_s).wait_ready()
     streaming = Later(lambda: stream(service.port, 4000, token_s=0.05))
     silent = Later(lambda: chat(service.port, 4000, token_s=0.05))
     until(lambda: service.running() == 2, "both run")
     waiting = Later(lambda: chat(service.port, 2))
     until(lambda: service.health()["waiting"] == 1, "one waits")
+    ending = time.monotonic()
     service.terminate()
     cut = streaming.get()
     assert (cut.finish, cut.done) == ("length", True) and cut.words
     assert (silent.get().status, silent.get().finish) == (200, "length")
+    figure("drain_cut_late", time.monotonic() - ending - limit_s, "s")
     told = waiting.get()
     assert (told.status, told.json["error"]["code"]) == (503, "draining")
     assert service.wait_exit(5) == 0

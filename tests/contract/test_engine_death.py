@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import signal
 import time
 from collections.abc import Callable
@@ -15,27 +13,13 @@ import pytest
 from callers import Later, Line, call, chat, chat_body, post_bytes, stream
 from chatbot_llm.engine import loop_engine
 from chatbot_llm.settings import Settings
+from figures import MEASURING, Figure
 from launcher import Service, until
 
 Start = Callable[..., Service]
 EXIT_WITHIN_S = 5.0
-
-
-def last_healthy(service: Service) -> float:
-    """Wait until /health does not say 200 any more; the wall clock's time when it last did."""
-    seen = 0.0
-
-    def sick() -> bool:
-        nonlocal seen
-        asked = time.time()
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            if service.call("GET", "/health", timeout=5).status == 200:
-                seen = asked
-                return False
-        return True
-
-    until(sick, "it is unhealthy", 40)
-    return seen
+#: How long the engine may be silent here, seconds; where figures are asked for, as long as in production.
+HANG_S = Settings().hang_s if MEASURING else 2.0
 
 
 def ready_at(service: Service) -> float:
@@ -55,28 +39,32 @@ def assert_ends(service: Service, reason: str, died: float) -> None:
     ("script", "settings", "reason"),
     [
         ({"die_s": 3}, {}, "the engine died: the script says so"),
-        ({"hang_s": 1}, {"hang_s": 2}, "the engine has not answered for 2 s"),
+        ({"hang_s": 1}, {"hang_s": HANG_S}, f"the engine has not answered for {HANG_S:g} s"),
     ],
     ids=["death", "hang"],
 )
 def test_everybody_inside_is_told_and_the_process_ends(
-    start: Start, script: dict[str, Any], settings: dict[str, Any], reason: str
+    start: Start, figure: Figure, script: dict[str, Any], settings: dict[str, Any], reason: str
 ) -> None:
     service = start(script=script, max_running=2, max_waiting=2, **settings).wait_ready()
     silent = Later(lambda: chat(service.port, 4000, token_s=0.05))
     streaming = Later(lambda: stream(service.port, 4000, token_s=0.05))
     until(lambda: service.running() == 2, "both run")
     waiting = Later(lambda: chat(service.port, 1))
-    healthy = last_healthy(service)
+    healthy, ill = service.turned_unhealthy()
     died = time.monotonic()
-    if "die_s" in script:
-        assert healthy < ready_at(service) + script["die_s"] + 1.0, "/health says so within a second"
+    what, after_s, within_s = ("death", script["die_s"], 1.0) if "die_s" in script else ("hang", script["hang_s"], 30.0)
+    struck = ready_at(service) + after_s
+    assert healthy < struck + within_s, "/health says so in time"
+    figure(f"{what}_noticed", ill - struck, "s")
     told = silent.get()
     assert told.status == 500 and reason in told.json["error"]["message"]
     cut = streaming.get()
     assert cut.error is not None and reason in cut.error["message"] and cut.done
     assert waiting.get().status == 503
     assert_ends(service, reason, died)
+    assert '"outcome": "ok"' not in service.log(), "no answer was whole, though a stream had begun with 200"
+    figure(f"{what}_ended", time.time() - struck, "s")
 
 
 def test_after_a_death_a_new_process_serves_on_the_same_port(start: Start) -> None:
@@ -119,10 +107,13 @@ def test_a_worker_that_is_killed_ends_the_whole_process(start: Start, number: si
     service.assert_nothing_left()
 
 
-def test_no_process_outlives_a_master_that_was_killed(start: Start) -> None:
+def test_no_process_outlives_a_master_that_was_killed(start: Start, figure: Figure) -> None:
     service = start().wait_ready()
     with Line(service.port, post_bytes(chat_body(4000, token_s=0.1))):
         until(lambda: service.running() == 1, "it runs")
         service.process.kill()
+        killed = time.monotonic()
         service.wait_exit(5)
         service.assert_nothing_left()
+        figure("killed_gone", time.monotonic() - killed, "s")
+        figure("killed_left", len(service.tree()), "processes")

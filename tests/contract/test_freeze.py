@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from callers import Later, Line, chat, stream
+from figures import Figure
 from launcher import Service, until
 
 FROZEN_S = 5.0
@@ -44,8 +45,9 @@ def test_frozen_with_nobody_inside_it_serves_on(service: Service) -> None:
     assert service.health()["ready"]
 
 
-def test_frozen_amid_answers_they_go_on_and_deadlines_move(service: Service) -> None:
-    deadline = {HEADER: "4"}
+def test_frozen_amid_answers_they_go_on_and_deadlines_move(service: Service, figure: Figure) -> None:
+    deadline_s = 4
+    deadline = {HEADER: str(deadline_s)}
     streaming = Later(lambda: stream(service.port, 40, token_s=0.05, headers=deadline))
     endless = Later(lambda: chat(service.port, 4000, token_s=0.05, headers=deadline))
     until(lambda: service.running() == 2, "both run")
@@ -60,4 +62,7 @@ def test_frozen_amid_answers_they_go_on_and_deadlines_move(service: Service) -> 
     cut = endless.get()
     assert cut.finish == "length", "a deadline moves, it does not go away"
     assert FROZEN_S + 2 < cut.seconds < FROZEN_S + 6
+    figure("frozen", FROZEN_S, "s")
+    figure("frozen_moved", cut.seconds - deadline_s, "s")
+    figure("frozen_words", len(whole.words), "words")
     service.wait_idle()

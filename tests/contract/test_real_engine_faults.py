@@ -1,4 +1,4 @@
-"""What only the real engine can show: its own process killed, stopped, frozen, orphaned; its KV cache free again."""
+"""What only the real engine can show: its process killed, stopped, frozen, orphaned, out of memory; its cache free."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from callers import Answer, Events, Later, Line, call, gather, post_bytes
-from launcher import Service, until
+from figures import Figure
+from launcher import ROOT, Service, until
 
 pytestmark = pytest.mark.engine
 
@@ -18,6 +19,7 @@ Start = Callable[..., Service]
 #: Two busy cores; the bundled model is unpacked on the first start ever.
 START_S = 300.0
 HANG_S = 5.0
+EXIT_WITHIN_S = 5.0
 
 
 def body(words: int, *, stream: bool = False) -> dict[str, object]:
@@ -57,21 +59,28 @@ def doomed(start: Start) -> Iterator[Service]:
     yield start(engine="vllm", profile="cpu", hang_s=HANG_S, max_running=4).wait_ready(START_S)
 
 
-def test_a_deadline_gives_the_partial_text_and_frees_the_cache(service: Service) -> None:
-    answer = chat(service, 2000, timeout="2")
+def test_a_deadline_gives_the_partial_text_and_frees_the_cache(service: Service, figure: Figure) -> None:
+    deadline_s = 4  # a busy machine may need two of them for the first word
+    answer = chat(service, 2000, timeout=str(deadline_s))
+    over = time.monotonic()
     assert (answer.status, answer.finish) == (200, "length")
     assert answer.text and answer.json["usage"]["completion_tokens"] < 2000
     until(lambda: busy(service) == 0 and cache_in_use(service) == 0, "vLLM has nothing left of it", 15)
+    figure("vllm_late", answer.seconds - deadline_s, "s")
+    figure("vllm_late_cache", time.monotonic() - over, "s")
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["silent", "streaming"])
-def test_a_client_that_leaves_frees_vllm_too(service: Service, stream: bool) -> None:
+def test_a_client_that_leaves_frees_vllm_too(service: Service, figure: Figure, stream: bool) -> None:
     line = Line(service.port, post_bytes(body(3000, stream=stream)))
     until(lambda: service.running() == 1, "it runs")
     time.sleep(1)
     line.close()
+    left = time.monotonic()
     service.wait_idle(2)
+    figure("vllm_freed", time.monotonic() - left, "s")
     until(lambda: busy(service) == 0 and cache_in_use(service) == 0, "vLLM has nothing left of it", 15)
+    figure("vllm_freed_cache", time.monotonic() - left, "s")
 
 
 def test_frozen_amid_a_stream_it_goes_on(service: Service) -> None:
@@ -89,29 +98,58 @@ def test_frozen_amid_a_stream_it_goes_on(service: Service) -> None:
     assert service.health()["ready"], "nobody took the freeze for a hang"
 
 
-def assert_told_and_gone(service: Service, strike: Callable[[], None], unhealthy_s: float) -> None:
+def told_and_gone(service: Service, strike: Callable[[], None], unhealthy_s: float) -> tuple[float, float]:
+    """Whatever `strike` does to the engine: /health, both kinds of callers and the exit status tell of it in time.
+
+    Returns the seconds until /health did and until the process had ended.
+    """
     silent = Later(lambda: chat(service, 3000))
-    until(lambda: service.running() == 1, "it runs")
-    time.sleep(1)
-    strike()
-    struck = time.monotonic()
-    told = silent.get(unhealthy_s + 5)
-    assert told.status == 500 and told.json["error"]["code"] == "engine_error"
-    assert service.wait_exit(unhealthy_s + 5) not in (0, None)
-    assert time.monotonic() - struck < unhealthy_s + 5
+    with Events(service.port, body(3000, stream=True)) as events:
+        lines = iter(events)
+        next(lines)
+        until(lambda: service.running() == 2, "both run")
+        time.sleep(1)
+        strike()
+        struck = time.time()
+        healthy, ill = service.turned_unhealthy(unhealthy_s + 30)
+        assert healthy < struck + unhealthy_s, "/health says so in time"
+        told = silent.get(5)
+        assert told.status == 500 and told.json["error"]["code"] == "engine_error"
+        cut = gather(lines)
+    assert cut.error is not None and cut.error["code"] == "engine_error" and cut.done
+    assert service.wait_exit(unhealthy_s + EXIT_WITHIN_S) not in (0, None)
+    ended = time.time()
+    assert ended < struck + unhealthy_s + EXIT_WITHIN_S
     service.assert_nothing_left()
+    return ill - struck, ended - struck
 
 
 def test_an_engine_process_that_hangs(doomed: Service) -> None:
     # its next ping may be 5 s away, and is given up after hang_s
-    assert_told_and_gone(doomed, lambda: engine_process(doomed).send_signal(signal.SIGSTOP), 5 + HANG_S + 1)
+    told_and_gone(doomed, lambda: engine_process(doomed).send_signal(signal.SIGSTOP), 5 + HANG_S + 1)
 
 
 @pytest.mark.parametrize("who", ["master", "worker"])
-def test_no_engine_process_is_orphaned(doomed: Service, who: str) -> None:
+def test_no_engine_process_is_orphaned(doomed: Service, figure: Figure, who: str) -> None:
     (doomed.process if who == "master" else doomed.worker).send_signal(signal.SIGKILL)
+    killed = time.monotonic()
     doomed.wait_exit(10)
     doomed.assert_nothing_left(10)
+    figure("vllm_killed_gone", time.monotonic() - killed, "s")
+    figure("vllm_killed_left", len(doomed.tree()), "processes")
+
+
+def test_a_card_that_runs_out_of_memory(start: Start, figure: Figure) -> None:
+    flags = ["--distributed-executor-backend", "support.out_of_memory.SmallCard"]
+    env = {"PYTHONPATH": f"{ROOT / 'code'}:{ROOT / 'tests'}", "BENCH_STEP_S": "0.02"}
+    service = start(engine="vllm", profile="cpu", argv=flags, env=env, max_running=4).wait_ready(START_S)
+    one_too_many: list[Later[Answer]] = []
+    noticed, ended = told_and_gone(service, lambda: one_too_many.append(Later(lambda: chat(service, 3000))), 1)
+    assert one_too_many[0].get(5).json["error"]["code"] == "engine_error"
+    assert "OutOfMemoryError: CUDA out of memory. Tried to allocate" in service.log()
+    assert '"outcome": "ok"' not in service.log(), "no answer was whole, though a stream had begun with 200"
+    figure("memory_noticed", noticed, "s")
+    figure("memory_ended", ended, "s")
 
 
 def test_sigterm_while_loading_leaves_nothing(start: Start) -> None:
@@ -122,6 +160,8 @@ def test_sigterm_while_loading_leaves_nothing(start: Start) -> None:
     service.assert_nothing_left(10)
 
 
-def test_kill_9_of_the_engine_process(service: Service) -> None:
+def test_kill_9_of_the_engine_process(service: Service, figure: Figure) -> None:
     # stays the last one here: the others share this service, and a start of the real engine takes most of a minute
-    assert_told_and_gone(service, engine_process(service).kill, 1)
+    noticed, ended = told_and_gone(service, engine_process(service).kill, 1)
+    figure("vllm_death_noticed", noticed, "s")
+    figure("vllm_death_ended", ended, "s")

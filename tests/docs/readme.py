@@ -88,6 +88,10 @@ def wanted(name: str) -> str:
         return settings.table()
     if name == "start":
         return start_table(json.loads(RESULTS.read_text(encoding="utf-8")))
+    if name == "promises":
+        import promises
+
+        return promises.table()
     return {"t4": t4_flags, "cost": cost_table}[name]()
 
 

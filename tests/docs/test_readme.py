@@ -8,6 +8,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
+import promises
 import pytest
 import readme
 import yaml
@@ -28,7 +29,7 @@ PROSE = re.sub(r"^ *```.*?^ *```$", "", TEXT, flags=re.M | re.S)
 SOURCES = ("Makefile", "code/chatbot_llm/**/*.py", "infra/**/*.py")
 
 
-@pytest.mark.parametrize("name", ["settings", "start", "cost", "t4"])
+@pytest.mark.parametrize("name", ["settings", "start", "cost", "t4", "promises"])
 def test_a_generated_part_is_what_the_code_says(name: str) -> None:
     assert readme.generated()[name] == readme.wanted(name), "README.md is out of date: `make readme` writes it anew"
 
@@ -219,12 +220,19 @@ def test_the_memory_arithmetic_adds_up() -> None:
     assert 126_000 < 6.8 * 2**30 / per_token < 128_000
 
 
-def test_every_promise_names_tests_that_exist() -> None:
-    table = TEXT.split("## Reliability")[1].split("\n## ")[0]
-    rows = [line for line in table.splitlines() if line.startswith("| ") and "promise" not in line]
-    assert rows
-    for row in rows:
-        named = re.findall(r"`(tests/[\w/.]+)::(\w+)`", row)
-        assert named, f"no test proves: {row}"
-        for file, test in named:
-            assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file} has no {test}"
+@pytest.mark.parametrize("promise", promises.PROMISES, ids=lambda promise: promise.text[:30])
+def test_every_promise_names_tests_that_exist(promise: promises.Promise) -> None:
+    assert promise.tests, "no test proves it"
+    for test in promise.tests:
+        file, _, name = test.partition("::")
+        assert (ROOT / file).exists(), file
+        assert not name or f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file} has no {name}"
+
+
+def test_every_figure_is_shown_beside_the_tests_that_measure_it() -> None:
+    untold = promises.load()["figures"]
+    for promise in promises.PROMISES:
+        for name in re.findall(r"\{(\w+)", promise.measured):
+            for test in untold.pop(name)["tests"]:
+                assert test.startswith(promise.tests), f"{name} comes from {test}, which the row does not name"
+    assert not untold, "measured for nobody"

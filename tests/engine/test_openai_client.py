@@ -11,6 +11,7 @@ import openai
 import pytest
 import requests
 
+from figures import Figure
 from launcher import Service
 
 pytestmark = pytest.mark.engine
@@ -150,7 +151,9 @@ def running(server: Service) -> float:
     return float(found.group(1))
 
 
-def test_ten_requests_are_batched_in_the_engine(server: Service, client: openai.OpenAI, model: str) -> None:
+def test_ten_requests_are_batched_in_the_engine(
+    server: Service, client: openai.OpenAI, model: str, figure: Figure
+) -> None:
     seen: list[float] = []
     over = threading.Event()
 
@@ -177,6 +180,7 @@ def test_ten_requests_are_batched_in_the_engine(server: Service, client: openai.
     watcher.join()
     assert counts == [24] * 10
     assert max(seen) == 10, "vLLM itself must have had all ten running at once"
+    figure("batched", max(seen), "requests")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -22,6 +23,8 @@ from callers import Answer, call
 ROOT = Path(__file__).resolve().parents[2]
 #: A busy machine may need many seconds for what takes one on an idle machine.
 PATIENCE_S = 60.0
+#: Threads the worker may have beside its pool: the engine's, the watcher's, the poller's.
+OTHER_THREADS = 8
 #: What the service may see of the environment of whoever runs the tests.
 KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "XDG_CACHE_HOME", "LD_LIBRARY_PATH", "CHATBOT_CACHE_DIR")
 
@@ -127,6 +130,25 @@ class Service:
     def wait_idle(self, limit_s: float = 5.0) -> None:
         """Nobody runs and nobody waits: no slot has been lost."""
         until(lambda: (now := self.health())["running"] + now["waiting"] == 0, "all slots are free", limit_s)
+
+    def turned_unhealthy(self, limit_s: float = PATIENCE_S) -> tuple[float, float]:
+        """Wait until /health does not say 200 any more: when it was last asked and did, and when it first did not.
+
+        Both by the wall clock. What lies between the two is this machine's, not the service's.
+        """
+        healthy = 0.0
+
+        def ill() -> bool:
+            nonlocal healthy
+            asked = time.time()
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                if self.call("GET", "/health", timeout=5).status == 200:
+                    healthy = asked
+                    return False
+            return True
+
+        until(ill, "it is unhealthy", limit_s)
+        return healthy, time.time()
 
     def wait_exit(self, limit_s: float = PATIENCE_S) -> int:
         return self.process.wait(limit_s)

@@ -155,13 +155,23 @@ class VllmEngine(LoopEngine):
             raise _told(answer.error.code, answer.error.message, answer.error.param)
         if hasattr(answer, "__aiter__"):
             call.context = raw
-            streamed: AsyncGenerator[str, None] = answer
-            return streamed
+            return self._or_raise(answer)
         _note(call, getattr(answer, "usage", None), getattr(answer, "metrics", None))
         for choice in getattr(answer, "choices", None) or ():
             if choice.finish_reason == "abort":
                 choice.finish_reason = "length"
         return Result(200, answer.model_dump_json().encode())
+
+    async def _or_raise(self, streamed: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+        """vLLM ends a stream that failed with an event in its own words; here it is an error like any other."""
+        async with contextlib.aclosing(streamed):
+            async for chunk in streamed:
+                if chunk.startswith('data: {"error"'):
+                    if self._client.errored:
+                        raise self._client.dead_error
+                    error = json.loads(chunk.removeprefix("data: "))["error"]
+                    raise _told(error["code"], error["message"], error["param"])
+                yield chunk
 
     def _account(self, call: Call) -> None:
         metadata = getattr(call.context.state, "request_metadata", None)
