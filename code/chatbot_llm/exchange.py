@@ -209,14 +209,18 @@ class Stream:
         raise StopIteration
 
     def _next(self) -> object:
+        """The next item that this thread must write or end with, whatever goes straight onto the socket meanwhile."""
+        wire = self.exchange.call.wire
+        if wire is None or self._sock is None:
+            return self.exchange.next()
         while True:
-            if (wire := self.exchange.call.wire) is not None:
-                wire.open()
+            wire.open()
             item = self.exchange.next()
+            rest = wire.hold() if not isinstance(item, Rest) else item.data
+            if rest:
+                self._sock.sendall(rest)
             if not isinstance(item, Rest):
                 return item
-            assert self._sock is not None
-            self._sock.sendall(item.data)
 
     def close(self) -> None:
         """Called by the server when the last byte is out or the client has gone."""

@@ -52,21 +52,29 @@ class Wire:
                 self._soon(self.flush)
             return True
 
+    def hold(self) -> bytes:
+        """In the request's thread, before it writes: nobody else does until `open`. Returns what must be out first."""
+        with self._lock:
+            self._open = False
+            return self._send()
+
     def flush(self) -> None:
         """Send what is pending, without waiting; what does not go goes to the request's thread."""
         with self._lock:
-            if not self._pending:
-                return
-            data = b"".join(self._pending)
-            self._pending.clear()
-            frame = b"%X\r\n%b\r\n" % (len(data), data)
-            try:
-                sent = self._sock.send(frame, socket.MSG_DONTWAIT)
-            except OSError:  # full, or broken: the thread's own write will tell
-                sent = 0
-            if sent < len(frame):
+            if rest := self._send():
                 self._open = False
-                self._inbox.put(Rest(frame[sent:]))
+                self._inbox.put(Rest(rest))
+
+    def _send(self) -> bytes:
+        if not self._pending:
+            return b""
+        data = b"".join(self._pending)
+        self._pending.clear()
+        frame = b"%X\r\n%b\r\n" % (len(data), data)
+        try:
+            return frame[self._sock.send(frame, socket.MSG_DONTWAIT) :]
+        except OSError:  # full, or broken: the thread's own write will tell
+            return frame
 
     def shut(self) -> None:
         """Nothing goes this way any more: the socket may be closed, and its number given to another."""

@@ -89,6 +89,17 @@ def test_the_end_does_not_overtake_what_is_pending(pair: tuple[socket.socket, so
         pair[1].recv(100)
 
 
+def test_while_the_thread_writes_nobody_else_does(pair: tuple[socket.socket, socket.socket]) -> None:
+    wire, inbox, turn = make(pair[0])
+    wire.open()
+    wire.take(b"before")
+    assert wire.hold() == b"" and pair[1].recv(100) == b"6\r\nbefore\r\n"
+    assert not wire.take(b"meanwhile")
+    wire.open()
+    wire.take(b"x" * 1_000_000)
+    assert len(wire.hold()) > 900_000 and inbox.empty(), "what the socket did not take is the thread's to send first"
+
+
 def test_once_shut_nothing_is_sent(pair: tuple[socket.socket, socket.socket]) -> None:
     wire, inbox, turn = make(pair[0])
     wire.open()
@@ -124,6 +135,8 @@ def test_a_reader_of_any_speed_gets_every_byte_in_order(pair: tuple[socket.socke
         while True:
             wire.open()
             item = inbox.get()
+            if not isinstance(item, Rest) and (rest := wire.hold()):
+                ours.sendall(rest)
             if item is None:
                 break
             ours.sendall(item.data if isinstance(item, Rest) else b"%X\r\n%b\r\n" % (len(item), item))
