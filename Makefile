@@ -93,7 +93,7 @@ $(VENV)/bench: tests/bench/requirements.txt $(VENV)/service
 	touch $@
 
 .PHONY: bench
-bench: $(VENV)/bench ## Measure the service against its peers; wants a quiet machine
+bench: $(VENV)/bench ## Measure the service against its peers, 12 minutes, a quiet machine (ARGS='--all --rounds 3': 40)
 	PYTHONPATH=tests:code $(BIN)/python -m bench $(ARGS)
 	$(BIN)/python tests/docs/readme.py
 

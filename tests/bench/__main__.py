@@ -18,6 +18,8 @@ import psutil
 from bench import plots, report
 from support.machine import machine
 
+#: Left out unless they are named or everything is asked for: with them a run takes over a quarter of an hour.
+LONG = ("arrivals", "defaults")
 RESULTS = Path(__file__).with_name("results")
 FILE = RESULTS / "cpu.json"
 
@@ -57,7 +59,8 @@ def main() -> int:
     parser.add_argument(
         "section", nargs="*", help="start throughput transport ceiling health wake others arrivals defaults"
     )
-    parser.add_argument("--rounds", type=int, default=3, help="paired repetitions (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=1, help="paired repetitions of a cell (%(default)s)")
+    parser.add_argument("--all", action="store_true", help=f"every section, {' and '.join(LONG)} as well")
     parser.add_argument("--report", action="store_true", help="only generate BENCHMARKS.md and the plots")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an ended run takes its servers with it
@@ -71,7 +74,7 @@ def main() -> int:
         known = sections(args.rounds, say)
         if wrong := set(args.section) - set(known):
             parser.error(f"no section {', '.join(sorted(wrong))}: there are {', '.join(known)}")
-        for name in args.section or known:
+        for name in args.section or [one for one in known if args.all or one not in LONG]:
             say(f"{name} ...")
             stamp = {
                 "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
