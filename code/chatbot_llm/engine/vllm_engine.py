@@ -13,15 +13,13 @@ from typing import Any
 
 from chatbot_llm import models, profiles, tracing
 from chatbot_llm.calls import Call, Result
-from chatbot_llm.engine import early
+from chatbot_llm.engine import early, token_path
 from chatbot_llm.engine.base import Phase
 from chatbot_llm.engine.loop_engine import LoopEngine, kill_children
 from chatbot_llm.engine.phases import Listener
-from chatbot_llm.errors import ApiError, BadRequest, UsageError
+from chatbot_llm.engine.refusals import refusal, told
+from chatbot_llm.errors import ApiError, UsageError
 from chatbot_llm.settings import Settings
-
-#: Longest message about a refused request, characters: pydantic repeats what it was given.
-MAX_MESSAGE = 1000
 
 
 def engine_modules(profile: str) -> list[str]:
@@ -64,6 +62,7 @@ class VllmEngine(LoopEngine):
             from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
             from vllm.utils.argparse_utils import FlexibleArgumentParser
             from vllm.v1.engine import utils as starter
+            from vllm.v1.engine.core_client import AsyncMPClient as Client
 
         self._enter(Phase.CONFIG)
         args = _parse(make_arg_parser(FlexibleArgumentParser(prog="chatbot_llm")), argv)
@@ -73,17 +72,36 @@ class VllmEngine(LoopEngine):
         except (TypeError, ValueError) as error:
             raise UsageError(str(error)) from error
         self._enter(Phase.SPAWN)
-        bound = "--numa-bind" in profiles.given(argv)  # vLLM then starts another executable
-        with contextlib.nullcontext() if bound else _attribute(starter, "get_mp_context", lambda: context):
+        inlets: list[token_path.Inlet] = []
+        with contextlib.ExitStack() as starting:
+            if "--numa-bind" not in profiles.given(argv):  # with it vLLM starts another executable
+                starting.enter_context(_attribute(starter, "get_mp_context", lambda: context))
+            reading = token_path.reading(inlets, Client._ensure_output_queue_task)
+            starting.enter_context(_attribute(Client, "_ensure_output_queue_task", reading))
             self._client = await stack.enter_async_context(build_async_engine_client_from_engine_args(engine_args))
+        for inlet in inlets:
+            stack.callback(inlet.close)
         self._enter(Phase.WARM_UP)
         bag = Bag()
         await init_app_state(self._client, bag, args, await self._client.get_supported_tasks())
         if getattr(bag, "openai_serving_chat", None) is None:
             raise UsageError(f"{args.model} cannot generate text: pass a chat model as --model")
+        self._shorten(stack, bag.openai_serving_chat)
         self._serving = bag
         shown = await bag.openai_serving_models.show_available_models()
         self._cards = [_card(card) for card in shown.data]
+
+    def _shorten(self, stack: contextlib.AsyncExitStack, chat: Any) -> None:
+        """Take the short way for each token; a test compares every byte with the long way's."""
+        from vllm.entrypoints.openai.chat_completion import serving
+        from vllm.envs import enable_envs_cache
+
+        for name, stand_in in token_path.models(serving).items():
+            stack.enter_context(_attribute(serving, name, stand_in))
+        chat._make_parser = token_path.parser_for(chat._make_parser)
+        if (manager := self._client.logger_manager) is not None:
+            manager.record = token_path.Statistics(manager.record).record
+        enable_envs_cache()  # vLLM does so in its engine's process, but not here
 
     def _resolve(self, argv: list[str]) -> list[str]:
         """Put the model's folder in place of its name, and name it for clients."""
@@ -134,7 +152,7 @@ class VllmEngine(LoopEngine):
         try:
             call.prepared = shapes[call.kind].model_validate(call.body)
         except ValidationError as error:
-            raise _refusal(error) from None
+            raise refusal(error) from None
         except (VLLMError, ValueError, TypeError) as error:
             raise self._explain(error) from None
 
@@ -152,7 +170,7 @@ class VllmEngine(LoopEngine):
         else:
             answer = await bag.serving_tokenization.create_detokenize(call.prepared, raw)
         if isinstance(answer, ErrorResponse):
-            raise _told(answer.error.code, answer.error.message, answer.error.param)
+            raise told(answer.error.code, answer.error.message, answer.error.param)
         if hasattr(answer, "__aiter__"):
             call.context = raw
             return self._or_raise(answer)
@@ -170,7 +188,7 @@ class VllmEngine(LoopEngine):
                     if self._client.errored:
                         raise self._client.dead_error
                     error = json.loads(chunk.removeprefix("data: "))["error"]
-                    raise _told(error["code"], error["message"], error["param"])
+                    raise told(error["code"], error["message"], error["param"])
                 yield chunk
 
     def _account(self, call: Call) -> None:
@@ -204,9 +222,9 @@ class VllmEngine(LoopEngine):
 
         if isinstance(error, EngineDeadError):
             return ApiError("the engine died while answering; send the request again", code="engine_error")
-        told = create_error_response(error).error
-        message = told.message if told.code < 500 else "the engine could not answer this request"
-        return _told(told.code, message, told.param)
+        info = create_error_response(error).error
+        message = info.message if info.code < 500 else "the engine could not answer this request"
+        return told(info.code, message, info.param)
 
 
 @contextlib.contextmanager
@@ -262,27 +280,6 @@ def _note(call: Call, usage: Any, metrics: Any) -> None:
             for name, value in metrics.model_dump(exclude_none=True).items()
             if name in ("time_to_first_token_ms", "generation_time_ms", "queue_time_ms")
         }
-
-
-def _told(status: int, message: str, param: str | None) -> ApiError:
-    """vLLM's error as ours; OpenAI clients look for `context_length_exceeded` to shorten and try again."""
-    too_long = (
-        param in ("input_tokens", "input_text")
-        or "maximum context length" in message
-        or (param in ("max_tokens", "max_completion_tokens") and "max_model_len" in message)
-    )
-    code = "context_length_exceeded" if too_long else ("engine_error" if status >= 500 else None)
-    return ApiError(message[:MAX_MESSAGE], status=int(status), param=param, code=code)
-
-
-def _refusal(error: Any) -> BadRequest:
-    """The first problem pydantic found, as a sentence."""
-    problem = error.errors(include_url=False, include_input=False)[0]
-    cause = problem.get("ctx", {}).get("error")
-    message = str(cause or problem["msg"]).removeprefix("Value error, ")
-    path = ".".join(str(part) for part in problem["loc"] if "[" not in str(part))
-    param = getattr(cause, "parameter", None) or path or None
-    return BadRequest(f"{param}: {message}"[:MAX_MESSAGE] if path else message[:MAX_MESSAGE], param=param)
 
 
 def print_flags() -> None:
