@@ -1,7 +1,7 @@
 """FC stops an instance between requests, for minutes or hours: what it does to clocks and connections.
 
 A freeze here is SIGSTOP of the whole tree. Five seconds are long: longer than the engine may be silent and longer than
-the deadlines below.
+the deadlines below. `make figures` takes two minutes.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Callable
 import pytest
 
 from callers import Later, Line, chat, stream
-from figures import Figure
+from figures import MEASURING, Figure
 from launcher import Service, until
 
-FROZEN_S = 5.0
+FROZEN_S = 120.0 if MEASURING else 5.0
 HEADER = "x-request-timeout"
 
 
@@ -29,7 +29,7 @@ def freeze(service: Service) -> None:
         time.sleep(FROZEN_S)
 
 
-def test_frozen_with_nobody_inside_it_serves_on(service: Service) -> None:
+def test_frozen_with_nobody_inside_it_serves_on(service: Service, figure: Figure) -> None:
     with Line(service.port, b"GET /version HTTP/1.1\r\nHost: t\r\n\r\n") as kept:
         kept.read_until(b"scripted")
         with Line(service.port, b"GET /version HTTP/1.1\r\nHost:") as half:
@@ -43,6 +43,7 @@ def test_frozen_with_nobody_inside_it_serves_on(service: Service) -> None:
     until(lambda: service.metrics()["chatbot_frozen_seconds"] >= FROZEN_S - 2, "the freeze was noticed", 2)
     time.sleep(2)  # the engine is asked whether it lives a few times more
     assert service.health()["ready"]
+    figure("frozen_idle", FROZEN_S, "s")
 
 
 def test_frozen_amid_answers_they_go_on_and_deadlines_move(service: Service, figure: Figure) -> None:

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from callers import Answer, Events, Later, Line, call, gather, post_bytes
-from figures import Figure
+from figures import MEASURING, Figure
 from launcher import ROOT, Service, until
 
 pytestmark = pytest.mark.engine
@@ -20,6 +20,8 @@ Start = Callable[..., Service]
 START_S = 300.0
 HANG_S = 5.0
 EXIT_WITHIN_S = 5.0
+#: Longer than the engine may be silent; minutes when they are asked for.
+FROZEN_S = 120.0 if MEASURING else HANG_S + 6
 
 
 def body(words: int, *, stream: bool = False) -> dict[str, object]:
@@ -83,19 +85,38 @@ def test_a_client_that_leaves_frees_vllm_too(service: Service, figure: Figure, s
     figure("vllm_freed_cache", time.monotonic() - left, "s")
 
 
-def test_frozen_amid_a_stream_it_goes_on(service: Service) -> None:
+def freeze(service: Service) -> None:
+    with service.frozen():
+        time.sleep(FROZEN_S)
+
+
+def not_a_hang(service: Service) -> None:
+    time.sleep(HANG_S + 6)
+    assert service.health()["ready"], "nobody took the freeze for a hang"
+
+
+def test_frozen_amid_a_stream_it_goes_on(service: Service, figure: Figure) -> None:
     whole = "chatbot_requests_total[ok][/chat]"
     before = service.metrics().get(whole, 0)
-    with Events(service.port, body(20, stream=True)) as events:
+    with Events(service.port, body(20, stream=True), headers={"x-request-timeout": "60"}) as events:
         lines = iter(events)
         next(lines)
-        with service.frozen():
-            time.sleep(HANG_S + 6)
+        freeze(service)
         rest = gather(lines)
     assert rest.done and rest.error is None
     until(lambda: service.metrics().get(whole, 0) == before + 1, "it is counted as whole, not as cut short")
-    time.sleep(HANG_S + 6)
-    assert service.health()["ready"], "nobody took the freeze for a hang"
+    figure("vllm_frozen", FROZEN_S, "s")
+    not_a_hang(service)
+
+
+def test_frozen_with_nobody_inside_it_serves_on(service: Service, figure: Figure) -> None:
+    freeze(service)
+    woken = time.monotonic()
+    answer = chat(service, 5)
+    assert (answer.status, answer.json["usage"]["completion_tokens"]) == (200, 5)
+    figure("vllm_frozen_idle", FROZEN_S, "s")
+    figure("vllm_woken", time.monotonic() - woken, "s")
+    not_a_hang(service)
 
 
 def told_and_gone(service: Service, strike: Callable[[], None], unhealthy_s: float) -> tuple[float, float]:

@@ -122,11 +122,14 @@ PROMISES = (
     ),
     Promise(
         "Frozen for any time, idle or amid answers: it goes on, and deadlines move with it",
-        "a freeze of {frozen}: the deadline came {frozen_moved} later, the stream was whole with all {frozen_words}",
+        "{frozen} amid answers: the deadline came {frozen_moved} later, the stream was whole with all {frozen_words}; "
+        "{frozen_idle} idle; with vLLM {vllm_frozen} amid a stream, and {vllm_frozen_idle} idle, five tokens within "
+        "{vllm_woken} of waking",
         (
             f"{FREEZE}frozen_with_nobody_inside_it_serves_on",
             f"{FREEZE}frozen_amid_answers_they_go_on_and_deadlines_move",
             f"{REAL}frozen_amid_a_stream_it_goes_on",
+            f"{REAL}frozen_with_nobody_inside_it_serves_on",
         ),
     ),
     Promise(

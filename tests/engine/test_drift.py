@@ -33,6 +33,7 @@ NAMES = {
     "vllm.entrypoints.serve.tokenize.protocol": ["TokenizeChatRequest", "DetokenizeRequest"],
     "vllm.envs": ["enable_envs_cache"],
     "vllm.exceptions": ["VLLMError"],
+    "vllm.renderers.hf": ["_try_get_processor_chat_template"],
     "vllm.utils.argparse_utils": ["FlexibleArgumentParser"],
     "vllm.v1.engine.async_llm": ["AsyncLLM"],
     "vllm.v1.engine.core_client": ["AsyncMPClient"],
@@ -70,6 +71,21 @@ def test_the_engine_is_started_by_the_context_we_put_in_place() -> None:
 
     source = inspect.getsource(utils.CoreEngineProcManager.__init__)
     assert "context = get_mp_context()" in source and "context.Process(" in source
+
+
+def test_vllm_goes_on_without_the_compiler_we_hide() -> None:
+    from vllm import env_override
+
+    source = inspect.getsource(env_override._patch_inductor_fallback_allow_list)
+    assert "from torch._inductor import lowering" in source and "except ImportError:" in source
+
+
+def test_vllm_goes_on_when_there_is_no_processors_template() -> None:
+    from vllm.renderers import hf
+
+    source = inspect.getsource(hf.resolve_chat_template)
+    assert "if tools is None:\n        chat_template = _try_get_processor_chat_template(" in source
+    assert "        if chat_template is not None:\n            return chat_template" in source
 
 
 @pytest.mark.parametrize("module", sorted({*engine_modules("cpu"), *engine_modules("t4")}))

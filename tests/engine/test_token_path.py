@@ -15,7 +15,6 @@ from hypothesis import strategies as some
 
 from chatbot_llm import models
 from chatbot_llm.engine import token_path
-from chatbot_llm.engine.vllm_engine import _attribute
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
@@ -237,7 +236,7 @@ class TestInlet:
             }
             inlets: list[token_path.Inlet] = []
             usual = AsyncMPClient._ensure_output_queue_task
-            with _attribute(AsyncMPClient, "_ensure_output_queue_task", token_path.reading(inlets, usual)):
+            with token_path.attribute(AsyncMPClient, "_ensure_output_queue_task", token_path.reading(inlets, usual)):
                 client._ensure_output_queue_task()
                 client._ensure_output_queue_task()
             assert len(inlets) == 1 and resources.output_socket is socket

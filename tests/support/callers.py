@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
-#: Longer than any answer a test waits for; a hang must be a failure and not a wait.
-LIMIT_S = 60.0
+from figures import MEASURING
+
+#: Longer than any answer a test waits for, the minutes of a freeze included; a hang must be a failure and not a wait.
+LIMIT_S = 240.0 if MEASURING else 60.0
 
 
 class Answer(NamedTuple):

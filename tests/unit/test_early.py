@@ -127,3 +127,21 @@ def test_it_ends_when_its_parent_does() -> None:
 def _begin_and_die() -> None:
     early.Context(["wave"])
     time.sleep(60)
+
+
+@pytest.mark.parametrize(("compiles", "seen"), [("0", "open"), ("1", "hidden")])
+def test_a_package_is_imported_without_the_compiler_only_where_nothing_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiles: str, seen: str
+) -> None:
+    name = f"package_{seen}"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text(
+        "import sys\nseen = 'hidden' if sys.modules.get('torch._inductor.lowering', 1) is None else 'open'\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", compiles)
+    monkeypatch.delitem(sys.modules, "torch._inductor.lowering", raising=False)
+    early.import_package(name)
+    assert sys.modules[name].seen == seen
+    assert "torch._inductor.lowering" not in sys.modules, "whoever needs it later finds it"
+    monkeypatch.delitem(sys.modules, name)

@@ -23,6 +23,9 @@ from multiprocessing.popen_spawn_posix import Popen
 from typing import Any
 
 _HEADER = 8
+#: A second of imports by which vLLM's package makes torch compile faster; it expects that it may not be there
+#: (`vllm/env_override.py`, `_patch_inductor_fallback_allow_list`).
+_COMPILER = "torch._inductor.lowering"
 #: Typed as Any: what is used of it is what spawn itself uses, and is not declared.
 _util: Any = util
 
@@ -122,6 +125,7 @@ def main(inbox: int, tracker: int, modules: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
     with uncollected():
         for name in modules:
+            import_package(name.partition(".")[0])
             importlib.import_module(name)
     header = _read(inbox, _HEADER)
     if not header:  # the parent has ended
@@ -149,3 +153,15 @@ def uncollected() -> Any:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def import_package(name: str) -> None:
+    """Import a package's `__init__`, where nothing will be compiled without what it imports for that alone."""
+    hidden = os.environ.get("TORCHDYNAMO_DISABLE") == "1" and _COMPILER not in sys.modules
+    if hidden:
+        sys.modules[_COMPILER] = None  # type: ignore[assignment]
+    try:
+        importlib.import_module(name)
+    finally:
+        if hidden:
+            del sys.modules[_COMPILER]

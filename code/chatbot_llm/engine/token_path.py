@@ -7,7 +7,8 @@ socket. BENCHMARKS.md has the sum, NOTES.md the parts. Nothing here imports vllm
 """
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import msgspec
@@ -191,3 +192,17 @@ def reading(inlets: list[Inlet], usual: Callable[[Any], None]) -> Callable[[Any]
             resources.output_socket = socket
 
     return ensure
+
+
+# --- putting it in place ------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Give `owner.name` another value for a while."""
+    usual = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, usual)

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from chatbot_llm import models, profiles, tracing
@@ -55,11 +55,13 @@ class VllmEngine(LoopEngine):
         argv = self._resolve(profiles.arguments(profile, self._argv))
         self._enter(Phase.IMPORT)
         with early.uncollected():
+            early.import_package("vllm")
             from starlette.datastructures import State as Bag
             from vllm.engine.arg_utils import AsyncEngineArgs
             from vllm.entrypoints.launchers.api_server.app_state import init_app_state
             from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client_from_engine_args
             from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+            from vllm.renderers import hf as templates
             from vllm.utils.argparse_utils import FlexibleArgumentParser
             from vllm.v1.engine import utils as starter
             from vllm.v1.engine.core_client import AsyncMPClient as Client
@@ -75,13 +77,17 @@ class VllmEngine(LoopEngine):
         inlets: list[token_path.Inlet] = []
         with contextlib.ExitStack() as starting:
             if "--numa-bind" not in profiles.given(argv):  # with it vLLM starts another executable
-                starting.enter_context(_attribute(starter, "get_mp_context", lambda: context))
+                starting.enter_context(token_path.attribute(starter, "get_mp_context", lambda: context))
             reading = token_path.reading(inlets, Client._ensure_output_queue_task)
-            starting.enter_context(_attribute(Client, "_ensure_output_queue_task", reading))
+            starting.enter_context(token_path.attribute(Client, "_ensure_output_queue_task", reading))
             self._client = await stack.enter_async_context(build_async_engine_client_from_engine_args(engine_args))
         for inlet in inlets:
             stack.callback(inlet.close)
         self._enter(Phase.WARM_UP)
+        if not self._client.model_config.is_multimodal_model and not models.has_processor(args.model):
+            # vLLM would load the tokenizer once more to see that it is no processor with a template of its own.
+            none = token_path.attribute(templates, "_try_get_processor_chat_template", lambda *_, **__: None)
+            stack.enter_context(none)
         bag = Bag()
         await init_app_state(self._client, bag, args, await self._client.get_supported_tasks())
         if getattr(bag, "openai_serving_chat", None) is None:
@@ -97,7 +103,7 @@ class VllmEngine(LoopEngine):
         from vllm.envs import enable_envs_cache
 
         for name, stand_in in token_path.models(serving).items():
-            stack.enter_context(_attribute(serving, name, stand_in))
+            stack.enter_context(token_path.attribute(serving, name, stand_in))
         chat._make_parser = token_path.parser_for(chat._make_parser)
         if (manager := self._client.logger_manager) is not None:
             manager.record = token_path.Statistics(manager.record).record
@@ -225,17 +231,6 @@ class VllmEngine(LoopEngine):
         info = create_error_response(error).error
         message = info.message if info.code < 500 else "the engine could not answer this request"
         return told(info.code, message, info.param)
-
-
-@contextlib.contextmanager
-def _attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Give `owner.name` another value for a while."""
-    usual = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, usual)
 
 
 def _parse(parser: Any, argv: list[str]) -> Any:
