@@ -37,9 +37,15 @@ def steady_s(cell: dict[str, Any]) -> float:
 
 
 def loads(cells: list[dict[str, Any]]) -> list[Load]:
-    """Every load of the section. The simulated instance has places for all that wait, as measured."""
-    closed = {cell["concurrency"]: steady_s(cell) for cell in cells if "share" not in cell}
-    levels, points = list(closed), list(closed.values())
+    """Every load of the section. The simulated instance has places for all that wait, as measured.
+
+    A level that was measured twice, before the loads and after them, counts with its mean.
+    """
+    closed: dict[int, list[float]] = {}
+    for cell in cells:
+        if "share" not in cell:
+            closed.setdefault(cell["concurrency"], []).append(steady_s(cell))
+    levels, points = list(closed), [statistics.mean(seconds) for seconds in closed.values()]
     found = []
     for cell in cells:
         if "share" in cell:

@@ -41,6 +41,8 @@ MOST_SLOPE_MB_PER_HOUR = 60.0
 #: Growth after the first quarter that counts as caches whatever its slope: a short run cannot tell them from a leak.
 EXCUSED_MB = 8.0
 MOST_HEALTH_S = 1.0
+#: Faults that can be labelled in the plot before their names cover each other.
+MOST_LABELS = 30
 #: What a request may come to. Anything else is a broken promise.
 EXPECTED = {"ok", "deadline", "left", "refused", "unsent"}
 
@@ -252,7 +254,7 @@ def plot(book: Book, path: Path) -> None:
     for axes in (upper, middle, lower):
         for when, name in book.faults:
             axes.axvline(when, color="0.8", linewidth=1, zorder=0)
-            if axes is upper:
+            if axes is upper and len(book.faults) <= MOST_LABELS:
                 axes.text(when, axes.get_ylim()[1], name, rotation=30, fontsize=7)
     figure.savefig(path, dpi=110)
 
