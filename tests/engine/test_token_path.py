@@ -208,18 +208,26 @@ class TestInlet:
                 for _ in range(crowd):
                     frames = await asyncio.wait_for(inlet.recv_multipart(copy=False), 10)
                     got.append([bytes(frame) for frame in frames])
-            inlet.close()
+            fd = pull.FD
             context.destroy()
             other.destroy()
-            await asyncio.sleep(0.05)  # nobody looks at the closed socket any more
+            assert not runner.get_loop().remove_reader(fd), (
+                "nobody watches a closed socket, whose number may be another's"
+            )
             return got
 
         crowds = [1, 500, 1, 1, 40]
         firsts = [sum(crowds[:at]) for at, crowd in enumerate(crowds) for _ in range(crowd)]
         assert runner.run(talk()) == [[b"%d" % first, b"x"] for first in firsts]
 
-    def test_vllms_client_reads_through_it_once_and_keeps_its_socket(self, runner: asyncio.Runner) -> None:
+    def test_vllms_client_reads_through_it_once_and_keeps_its_socket(
+        self, runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         from vllm.v1.engine.core_client import AsyncMPClient
+
+        inlets: list[token_path.Inlet] = []
+        usual_inlet = token_path.Inlet
+        monkeypatch.setattr(token_path, "Inlet", lambda socket: inlets.append(usual_inlet(socket)) or inlets[-1])
 
         async def start() -> None:
             context = zmq.asyncio.Context()
@@ -234,9 +242,8 @@ class TestInlet:
                 "utility_results": {},
                 "outputs_queue": asyncio.Queue(),
             }
-            inlets: list[token_path.Inlet] = []
             usual = AsyncMPClient._ensure_output_queue_task
-            with token_path.attribute(AsyncMPClient, "_ensure_output_queue_task", token_path.reading(inlets, usual)):
+            with token_path.attribute(AsyncMPClient, "_ensure_output_queue_task", token_path.reading(usual)):
                 client._ensure_output_queue_task()
                 client._ensure_output_queue_task()
             assert len(inlets) == 1 and resources.output_socket is socket
@@ -245,7 +252,6 @@ class TestInlet:
             assert not task.done() and inlets[0]._waiter is not None
             task.cancel()
             await asyncio.wait({task})
-            inlets[0].close()
             context.destroy()
 
         runner.run(start())

@@ -153,10 +153,9 @@ class Inlet:
 
     def __init__(self, socket: zmq.asyncio.Socket) -> None:
         self._socket: zmq.Socket[bytes] = zmq.Socket.shadow(socket.underlying)
-        self._fd = self._socket.FD
-        self._loop = asyncio.get_running_loop()
+        self._loop: asyncio.AbstractEventLoop = socket._get_loop()  # from here on its close() ends the watch
         self._waiter: asyncio.Future[None] | None = None
-        self._loop.add_reader(self._fd, self._wake)
+        self._loop.add_reader(self._socket.FD, self._wake)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -171,21 +170,16 @@ class Inlet:
                 self._waiter = self._loop.create_future()
                 await self._waiter
 
-    def close(self) -> None:
-        """Stop looking at the socket; to be called before its owner closes it."""
-        self._loop.remove_reader(self._fd)
 
-
-def reading(inlets: list[Inlet], usual: Callable[[Any], None]) -> Callable[[Any], None]:
-    """`AsyncMPClient._ensure_output_queue_task`, but that its task reads through an `Inlet`, kept in `inlets`."""
+def reading(usual: Callable[[Any], None]) -> Callable[[Any], None]:
+    """`AsyncMPClient._ensure_output_queue_task`, but that its task reads through an `Inlet`."""
 
     def ensure(client: Any) -> None:
         resources = client.resources
         if resources.output_queue_task is not None:
             return
         socket = resources.output_socket
-        inlets.append(Inlet(socket))
-        resources.output_socket = inlets[-1]
+        resources.output_socket = Inlet(socket)
         try:
             usual(client)
         finally:

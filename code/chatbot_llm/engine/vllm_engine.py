@@ -74,15 +74,12 @@ class VllmEngine(LoopEngine):
         except (TypeError, ValueError) as error:
             raise UsageError(str(error)) from error
         self._enter(Phase.SPAWN)
-        inlets: list[token_path.Inlet] = []
         with contextlib.ExitStack() as starting:
             if "--numa-bind" not in profiles.given(argv):  # with it vLLM starts another executable
                 starting.enter_context(token_path.attribute(starter, "get_mp_context", lambda: context))
-            reading = token_path.reading(inlets, Client._ensure_output_queue_task)
+            reading = token_path.reading(Client._ensure_output_queue_task)
             starting.enter_context(token_path.attribute(Client, "_ensure_output_queue_task", reading))
             self._client = await stack.enter_async_context(build_async_engine_client_from_engine_args(engine_args))
-        for inlet in inlets:
-            stack.callback(inlet.close)
         self._enter(Phase.WARM_UP)
         if not self._client.model_config.is_multimodal_model and not models.has_processor(args.model):
             # vLLM would load the tokenizer once more to see that it is no processor with a template of its own.
