@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 import msgspec
 import zmq
-import zmq.asyncio
 from msgspec import UNSET, UnsetType
 
 #: Seconds by which statistics may lag behind while requests run; the end of a request is counted at once.
@@ -151,7 +150,7 @@ class Inlet:
     ZeroMQ's descriptor tells of changes, not of a state, so it may be waited for only after a read has found nothing.
     """
 
-    def __init__(self, socket: zmq.asyncio.Socket) -> None:
+    def __init__(self, socket: Any) -> None:  # a zmq.asyncio.Socket, whose types do not know `_get_loop`
         self._socket: zmq.Socket[bytes] = zmq.Socket.shadow(socket.underlying)
         self._loop: asyncio.AbstractEventLoop = socket._get_loop()  # from here on its close() ends the watch
         self._waiter: asyncio.Future[None] | None = None
