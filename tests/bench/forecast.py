@@ -1,6 +1,8 @@
 """The check of `infra plan`: what it predicts for the loads of the section "arrivals", from that section's own times.
 
-One instance is simulated with the very arrivals that were measured, so that their luck is not in the comparison.
+One instance is simulated with the very arrivals that were measured, so that their luck is not in the comparison. A
+machine's pace changes by a fifth within minutes, so the section goes in turns: each load of a turn is predicted from
+the service times just before and just after that turn.
 """
 
 import statistics
@@ -18,8 +20,9 @@ WAVES = 3
 
 @dataclass(frozen=True)
 class Load:
-    """One load, measured and predicted. `share` is of the rate at full slots, `rate` requests/s, the rest seconds."""
+    """One load of one turn, measured and predicted. `share` is of the rate at full slots, `rate` requests/s."""
 
+    turn: int
     share: float
     rate: float
     measured: Hour
@@ -37,21 +40,26 @@ def steady_s(cell: dict[str, Any]) -> float:
 
 
 def loads(cells: list[dict[str, Any]]) -> list[Load]:
-    """Every load of the section. The simulated instance has places for all that wait, as measured.
-
-    A level that was measured twice, before the loads and after them, counts with its mean.
-    """
-    closed: dict[int, list[float]] = {}
+    """Every load of every turn, in the order they were measured."""
+    closed: dict[int, dict[int, float]] = {}
     for cell in cells:
         if "share" not in cell:
-            closed.setdefault(cell["concurrency"], []).append(steady_s(cell))
-    levels, points = list(closed), [statistics.mean(seconds) for seconds in closed.values()]
+            closed.setdefault(cell["turn"], {})[cell["concurrency"]] = steady_s(cell)
     found = []
     for cell in cells:
         if "share" in cell:
-            starts = cell["starts_s"]
-            fleet = Fleet(SLOTS, least=1, most=1, cold_start_s=0, waiting=len(starts))
-            arrivals = [(start, 1.0) for start in starts]
-            outcome = replay(fleet, lambda running: between(levels, points, running), arrivals, hour_s=starts[-1] + 1)
-            found.append(Load(cell["share"], cell["rate"], Hour(cell["latencies_s"]), outcome.hours[0]))
+            before, after = closed[cell["turn"]], closed[cell["turn"] + 1]
+            predicted = _replayed(cell["starts_s"], {level: (before[level] + after[level]) / 2 for level in before})
+            found.append(Load(cell["turn"], cell["share"], cell["rate"], Hour(cell["latencies_s"]), Hour(predicted)))
     return found
+
+
+def _replayed(starts: list[float], took: dict[int, float]) -> list[float]:
+    """Latencies, seconds, of requests that come at `starts`, where `took[n]` is what one takes while n run.
+
+    The simulated instance has places for all that wait, as the measured one has.
+    """
+    fleet = Fleet(SLOTS, least=1, most=1, cold_start_s=0, waiting=len(starts))
+    levels, points = list(took), list(took.values())
+    arrivals = [(start, 1.0) for start in starts]
+    return replay(fleet, lambda running: between(levels, points, running), arrivals, hour_s=starts[-1] + 1).latencies()

@@ -13,8 +13,8 @@ SHAPES = (load.LONG_PROMPT, load.LONG_ANSWER)
 PAIRED = (1, 4, 10)
 #: Requests that are compared with Transformers and llama.cpp.
 OTHERS = 10
-#: The check of `infra plan`: where service times are measured, and requests at each load.
-PLAN_LEVELS, PLAN_REQUESTS = (1, 2, 4, 7, forecast.SLOTS), 40
+#: The check of `infra plan`: where service times are measured, turns, and how long each load lasts in a turn, seconds.
+PLAN_LEVELS, PLAN_TURNS, PLAN_LOAD_S = (1, 4, forecast.SLOTS), 3, 30
 
 
 def measure(rounds: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -61,18 +61,22 @@ def arrivals(say: Callable[[str], None]) -> list[dict[str, Any]]:
                 # The first ones begin at random within half a request, not all at once: prompts that come together are
                 # read in one pass, and requests of one length would stay in step to the end.
                 rate = 2 * level / took[1] if took else float("inf")
-                seed = 10 * level + 5 * turn
-                cells.append(load.run(server, shape, level, forecast.WAVES * level, seed, rate, each=True))
-                took[level] = forecast.steady_s(cells[-1])
+                seed = 10 * level + turn
+                found = load.run(server, shape, level, forecast.WAVES * level, seed, rate, each=True)
+                cells.append({"turn": turn, **found})
+                took[level] = forecast.steady_s(found)
                 say(f"{level:2d} concurrent: {took[level]:.2f} s a request")
 
         closed(0)
         full = forecast.SLOTS / took[forecast.SLOTS]
-        for at, share in enumerate(forecast.SHARES):
-            rate = share * full
-            cells.append({"share": share, **load.run(server, shape, 0, PLAN_REQUESTS, 77 + at, rate, each=True)})
-            say(f"{rate:.2f} requests/s: p50 {cells[-1]['e2el_p50_ms']:.0f} ms, p95 {cells[-1]['e2el_p95_ms']:.0f} ms")
-        closed(1)  # the machine's pace may have drifted meanwhile
+        for turn in range(PLAN_TURNS):
+            for at, share in enumerate(forecast.SHARES):
+                rate, seed = share * full, 70 + 10 * turn + at
+                found = load.run(server, shape, 0, round(rate * PLAN_LOAD_S), seed, rate, each=True)
+                cells.append({"turn": turn, "share": share, **found})
+                p50, p95 = found["e2el_p50_ms"] / 1000, found["e2el_p95_ms"] / 1000
+                say(f"{rate:.2f} requests/s: p50 {p50:.2f} s, p95 {p95:.2f} s")
+            closed(turn + 1)
     return cells
 
 
