@@ -48,6 +48,7 @@ def sections(rounds: int, say: Callable[[str], None]) -> dict[str, Callable[[], 
         "ceiling": lambda: transport.ceiling(rounds, say),
         "health": loaded,
         "wake": wake,
+        "prefix": lambda: throughput.prefix(say),
         "others": lambda: throughput.others(rounds, say),
         "arrivals": lambda: throughput.arrivals(say),
         "defaults": lambda: throughput.defaults(rounds, say),
@@ -57,7 +58,7 @@ def sections(rounds: int, say: Callable[[str], None]) -> dict[str, Callable[[], 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
-        "section", nargs="*", help="start throughput transport ceiling health wake others arrivals defaults"
+        "section", nargs="*", help="start throughput transport ceiling health wake prefix others arrivals defaults"
     )
     parser.add_argument("--rounds", type=int, default=1, help="paired repetitions of a cell (%(default)s)")
     parser.add_argument("--all", action="store_true", help=f"every section, {' and '.join(LONG)} as well")

@@ -118,3 +118,11 @@ def run(
         cell["starts_s"] = [round(start - answered[0][0], 3) for start, _ in answered]
         cell["latencies_s"] = [round(took, 3) for _, took in answered]
     return cell
+
+
+def prefix(server: Server, shared: int, own: int, turn: int) -> list[dict[str, Any]]:
+    """One request whose prompt is new, then some that share its first `shared` tokens: what the prefix cache saves."""
+    return [
+        {"round": turn, **run(server, Shape(f"prefix, {name}", own, 8, shared), 1, count, seed=turn)}
+        for name, count in (("cold", 1), ("cached", 4))
+    ]

@@ -11,10 +11,15 @@ LEVELS = (1, 2, 4, 8, 10, 16)
 SHAPES = (load.LONG_PROMPT, load.LONG_ANSWER)
 #: Levels in every round; the others once, to bound the time.
 PAIRED = (1, 4, 10)
+#: Tokens of a retrieved context that requests share, each request's own, and how often it is tried.
+SHARED, OWN, PREFIXES = 448, 64, 3
 #: Requests that are compared with Transformers and llama.cpp.
 OTHERS = 10
 #: The check of `infra plan`: where service times are measured, turns, and how long each load lasts in a turn, seconds.
-PLAN_LEVELS, PLAN_TURNS, PLAN_LOAD_S = (1, 4, forecast.SLOTS), 3, 30
+PLAN_LEVELS, PLAN_TURNS, PLAN_LOAD_S = (1, 4, forecast.SLOTS), 4, 30
+#: One thread of the engine, so that the load generator, which no production engine shares a machine with, does not
+#: hold it up; and answers short enough for many requests.
+PLAN_THREADS, PLAN_SHAPE = "1", load.Shape("short prompt, short answer", 32, 48)
 
 
 def measure(rounds: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -47,11 +52,24 @@ def defaults(rounds: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
     return cells
 
 
+def prefix(say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """What vLLM's prefix cache saves where the questions differ and the context does not."""
+    cells: list[dict[str, Any]] = []
+    with running("service") as server:
+        load.run(server, load.LONG_ANSWER, 4, 4, seed=0)
+        for turn in range(PREFIXES):
+            cells += load.prefix(server, SHARED, OWN, 1 + turn)
+            cold, cached = (cell["ttft_p50_ms"] for cell in cells[-2:])
+            say(f"TTFT with a new context {cold:.0f} ms, with a known one {cached:.0f} ms")
+    return cells
+
+
 def arrivals(say: Callable[[str], None]) -> list[dict[str, Any]]:
     """The service under Poisson arrivals at shares of its own measured rate: what `infra plan` must predict."""
     cells: list[dict[str, Any]] = []
-    shape = load.LONG_ANSWER
-    with running("service", {"CHATBOT_MAX_RUNNING": str(forecast.SLOTS)}) as server:
+    shape = PLAN_SHAPE
+    env = {"CHATBOT_MAX_RUNNING": str(forecast.SLOTS), "OMP_NUM_THREADS": PLAN_THREADS}
+    with running("service", env) as server:
         load.run(server, shape, 4, 4, seed=0)
         took: dict[int, float] = {}
 

@@ -47,11 +47,7 @@ def measure(rounds: int, kernels: tuple[str, ...]) -> list[dict[str, Any]]:
                 load.run(server, shape, 4, 8, seed=0)
                 for level in LEVELS:
                     cells.append({"round": turn, **load.run(server, shape, level, 2 * level, seed=turn)})
-                cells.append(
-                    {"round": turn, **load.run(server, load.Shape("prefix, cold", OWN, 8, SHARED), 1, 1, turn)}
-                )
-                warm = load.run(server, load.Shape("prefix, cached", OWN, 8, SHARED), 1, 4, turn)
-                cells.append({"round": turn, **warm})
+                cells += load.prefix(server, SHARED, OWN, turn)
                 cells[-1]["first_token_s"] = server.first_token_s
             print(name, [round(cell["tokens_per_s"], 1) for cell in cells[-5:]], flush=True)
     return cells
