@@ -84,7 +84,7 @@ fuzz: $(VENV)/dev ## Throw EXAMPLES=50000 bad inputs at the service
 	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/fuzz --timeout 7200 $(ARGS)
 
 .PHONY: figures
-figures: $(VENV)/dev ## Measure what README promises, and write its table anew (about 7 minutes, a quiet machine)
+figures: $(VENV)/dev ## Measure what README promises, and write its table anew (about 14 minutes, a quiet machine)
 	FIGURES=tests/docs/figures.json $(BIN)/python -m pytest $(ARGS)
 	$(BIN)/python tests/docs/readme.py
 
@@ -93,7 +93,7 @@ $(VENV)/bench: tests/bench/requirements.txt $(VENV)/service
 	touch $@
 
 .PHONY: bench
-bench: $(VENV)/bench ## Measure the service against its peers, 12 minutes, a quiet machine (ARGS='--all --rounds 3': 40)
+bench: $(VENV)/bench ## Measure the service against its peers, 13 minutes, a quiet machine (ARGS='--all --rounds 3': 45)
 	PYTHONPATH=tests:code $(BIN)/python -m bench $(ARGS)
 	$(BIN)/python tests/docs/readme.py
 

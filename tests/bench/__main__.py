@@ -39,7 +39,7 @@ def sections(rounds: int, say: Callable[[str], None]) -> dict[str, Callable[[], 
     def wake() -> list[dict[str, float]]:
         with running("service") as ours:
             start.first_token_ms(ours, "Is this the first question?")
-            return start.wake(ours, rounds, say)
+            return start.wake(ours, max(3, rounds), say)  # one pair is some hundred milliseconds: too little alone
 
     return {
         "start": lambda: start.measure(max(2, rounds - 1), say),

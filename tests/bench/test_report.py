@@ -34,7 +34,7 @@ def test_a_goal_is_met_only_when_the_median_reaches_it(value: float, words: str)
 
 def test_every_missed_goal_says_what_bounds_it() -> None:
     results = json.loads(RESULTS.read_text())
-    assert "(not explained yet)" not in report.render(results)
+    assert report.UNEXPLAINED not in report.render(results)
 
 
 def test_a_goal_without_a_measurement_is_shown_as_such() -> None:
