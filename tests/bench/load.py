@@ -58,6 +58,7 @@ def run(
     """Send `count` requests, `concurrency` at a time, `rate` a second (Poisson), or both; one cell. Latencies are ms.
 
     `each` adds when every request that was answered began, seconds after the first, and what it took, in that order.
+    Raises RuntimeError with the first error when none is answered; the cell counts the others that failed.
     """
     import numpy
     from vllm.benchmarks import serve
@@ -94,6 +95,8 @@ def run(
                 ready_check_timeout_sec=0,
             )
         )
+    if not found["completed"]:
+        raise RuntimeError(f"{server.name} answered none of {count} requests: {next(iter(found['errors']), '')!s:.500}")
     after = server.cpu_s()
     cell = {
         "peer": server.name,

@@ -176,7 +176,9 @@ def _await(server: Server) -> None:
                 with contextlib.suppress(ValueError):
                     server.phases = json.loads(body).get("start_phases_s", {})
         time.sleep(0.02)
-    ask(server.port, "POST", "/v1/chat/completions", chat(server.model, 1), 120)
+    status, body = ask(server.port, "POST", "/v1/chat/completions", chat(server.model, 1), 120)
+    if status != 200:
+        raise RuntimeError(f"{server.name} answers {status}: {body!r:.300}\n{server.log.read_text()[-3000:]}")
     server.first_token_s = time.monotonic() - server.started
 
 

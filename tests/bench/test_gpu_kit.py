@@ -7,8 +7,10 @@ import pytest
 from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer
 
+from bench.gpu.__main__ import FLAGS
 from bench.gpu.checkpoint import make
 from bench.gpu.roofline import Shapes, most_tokens_per_s
+from bench.servers import running
 
 #: The same architecture, small; every size divisible as the real one's are.
 TINY = Shapes(layers=2, hidden=256, intermediate=512, heads=4, kv_heads=2, vocabulary=320)
@@ -16,7 +18,7 @@ TINY = Shapes(layers=2, hidden=256, intermediate=512, heads=4, kv_heads=2, vocab
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make(tmp_path_factory.mktemp("checkpoint") / "tiny", TINY, context=512)
+    return make(tmp_path_factory.mktemp("checkpoint") / "tiny", TINY, context=8192)
 
 
 def test_the_real_shapes_have_the_parameters_of_qwen2_5_7b() -> None:
@@ -55,13 +57,13 @@ def test_every_linear_layer_is_packed_as_gptq_packs_it(tiny: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_weights(tiny: Path, tmp_path: Path) -> None:
-    again = make(tmp_path / "again", TINY, context=512)
+    again = make(tmp_path / "again", TINY, context=8192)
     assert (again / "model-00.safetensors").read_bytes() == (tiny / "model-00.safetensors").read_bytes()
 
 
 def test_a_whole_checkpoint_is_not_made_again(tiny: Path) -> None:
     before = (tiny / "config.json").stat().st_mtime_ns
-    make(tiny, TINY, context=512)
+    make(tiny, TINY, context=8192)
     assert (tiny / "config.json").stat().st_mtime_ns == before
 
 
@@ -74,3 +76,13 @@ def test_transformers_reads_config_and_tokenizer_and_decodes_every_id(tiny: Path
     chat = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], add_generation_prompt=True, tokenize=False)
     assert chat == "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"
     assert all(tokenizer.decode([at]) for at in range(TINY.vocabulary))
+
+
+def test_the_service_loads_it_as_a_gptq_model(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to the first token: vLLM's int4 kernel for CPUs is left out of its build for AVX2."""
+    monkeypatch.setenv("BENCH_MODEL", str(tiny))
+    try:
+        with running("service", {"CHATBOT_SELF_TEST": "false"}, FLAGS) as server:
+            assert server.first_token_s > 0
+    except RuntimeError as error:
+        assert "answers 500" in str(error) and "cpu_gemm_wna16" in str(error)

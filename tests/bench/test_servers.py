@@ -1,0 +1,69 @@
+"""The instrument believes no server that does not answer."""
+
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench import servers
+
+
+class _Broken(http.server.BaseHTTPRequestHandler):
+    """Says it is well, and fails every request."""
+
+    def do_GET(self) -> None:
+        self._say(200, {})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._say(500, {"error": {"message": "no kernel for this card"}})
+
+    def _say(self, status: int, body: object) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Iterator[servers.Server]:
+    log = tmp_path / "log"
+    log.write_text("the log's last line")
+    with (
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Broken) as server,
+        subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as process,
+    ):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield servers.Server("broken", server.server_port, process, log, time.monotonic(), "bench")
+        server.shutdown()
+
+
+def test_a_start_counts_only_when_a_token_came(broken: servers.Server) -> None:
+    with pytest.raises(RuntimeError, match="(?s)broken answers 500.*no kernel for this card.*the log's last line"):
+        servers._await(broken)
+    assert broken.ready_s and not broken.first_token_s
+
+
+def test_a_cell_of_nothing_but_failures_is_an_error(broken: servers.Server) -> None:
+    """In a process of its own: the load generator imports vLLM, which changes the environment."""
+    program = (
+        "import os, sys; from pathlib import Path; from types import SimpleNamespace; from bench import load, servers; "
+        "server = servers.Server('broken', int(sys.argv[1]), SimpleNamespace(pid=os.getpid()), Path(), 0, 'bench'); "
+        "load.run(server, load.Shape('tiny', 8, 2), 1, 2, seed=1)"
+    )
+    command = [sys.executable, "-c", program, str(broken.port)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
+    assert ended.returncode == 1
+    assert "RuntimeError: broken answered none of 2 requests: " in ended.stderr
