@@ -1,7 +1,7 @@
 """The check of `infra plan`: what it predicts for the loads of the section "arrivals", from that section's own times.
 
 One instance is simulated with the very arrivals that were measured, so that their luck is not in the comparison. A
-machine's pace changes by a fifth within minutes, so the section goes in turns: each load of a turn is predicted from
+machine's pace changes by a quarter within seconds, so the section goes in turns: each load of a turn is predicted from
 the service times just before and just after that turn.
 """
 
