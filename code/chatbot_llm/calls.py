@@ -68,6 +68,8 @@ class Call:
     wire: Wire | None = None
     #: The engine broke off an answer that had begun; its status was 200.
     failed: bool = False
+    #: The engine has said all of a streamed answer: whoever leaves now has missed nothing.
+    whole: bool = False
     done: bool = False
 
     def __post_init__(self) -> None:

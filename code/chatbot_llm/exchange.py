@@ -228,4 +228,5 @@ class Stream:
             wire.shut()
         if not self._ended:
             self.exchange.call.abort(Cause.DISCONNECT)
-        self.exchange.close()
+        # Clients may leave at the last event, before this thread has heard of it: that is no answer cut short.
+        self.exchange.close("ok" if self._ended and self.exchange.call.whole else "")

@@ -59,6 +59,17 @@ def test_a_client_that_leaves_frees_its_slot_at_once(
     assert service.metrics()["chatbot_requests_total[disconnect][/chat]"] >= TRIES
 
 
+def test_a_client_that_leaves_at_the_last_event_has_left_nothing(service: Service) -> None:
+    # a third of these were counted as cut short, when it was the request's thread that had to hear of the end first
+    whole = "chatbot_requests_total[ok][/chat]"
+    before, clients = service.metrics().get(whole, 0), 200
+    for _ in range(clients):
+        with Line(service.port, post_bytes(chat_body(4, stream=True))) as line:
+            line.read_until(b"[DONE]\n\n")
+    service.wait_idle()
+    until(lambda: service.metrics().get(whole, 0) == before + clients, "all are counted as whole")
+
+
 def test_a_client_that_leaves_the_queue_leaves_its_place(service: Service) -> None:
     runners = [Line(service.port, endless(False)) for _ in range(2)]
     until(lambda: service.running() == 2, "all slots are taken")

@@ -85,6 +85,15 @@ def test_a_client_that_leaves_frees_vllm_too(service: Service, figure: Figure, s
     figure("vllm_freed_cache", time.monotonic() - left, "s")
 
 
+def test_a_client_that_leaves_at_the_last_event_has_left_nothing(service: Service) -> None:
+    whole = "chatbot_requests_total[ok][/chat]"
+    before, clients = service.metrics().get(whole, 0), 20
+    for _ in range(clients):
+        with Line(service.port, post_bytes(body(2, stream=True))) as line:
+            line.read_until(b"[DONE]\n\n")
+    until(lambda: service.metrics().get(whole, 0) == before + clients, "all are counted as whole")
+
+
 def freeze(service: Service) -> None:
     with service.frozen():
         time.sleep(FROZEN_S)

@@ -210,6 +210,7 @@ class LoopEngine(Engine):
                 async for chunk in answer:
                     begun = True
                     if call.cause is None:
+                        call.whole = chunk == DONE  # before a client can see it, and go
                         call.put(chunk.encode())
                     else:
                         if chunk == DONE and not finished:
@@ -271,6 +272,8 @@ class LoopEngine(Engine):
 
 
 def _fail(call: Call, begun: bool, error: ApiError) -> None:
+    if call.whole:
+        return
     told = envelope(error.status, error.message, param=error.param, code=error.code, **error.extra)
     call.failed = begun
     call.put(sse_event(told) if begun else Result(error.status, json.dumps(told).encode()))
