@@ -65,9 +65,9 @@ RUN --mount=type=cache,id=chatbot-llm-weights,target=/var/cache/weights,sharing=
 # Made anew only when the packages or the weights change; the models are only looked at, not copied.
 FROM packages AS modelinfo
 ENV VLLM_CACHE_ROOT=/opt/warm/vllm
-COPY infra/image/warm_modelinfo.py /tmp/
+COPY infra/image/warm_modelinfo.py code/chatbot_llm/engine/outline.py /tmp/
 RUN --mount=type=bind,from=weights,source=/models,target=/models \
-    python /tmp/warm_modelinfo.py /models
+    python /tmp/warm_modelinfo.py /models && python /tmp/outline.py
 
 
 FROM ${PYTHON_IMAGE} AS code

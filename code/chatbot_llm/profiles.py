@@ -62,7 +62,7 @@ _CPU: Flags = {
     "--model": BUNDLED,
     # AVX2 has no bfloat16 arithmetic; float32 is the fastest there and exact.
     "--dtype": "float32",
-    # Compiling takes minutes on two cores and its cache does not load again (BENCHMARKS.md, cold start).
+    # Compiling takes minutes on two cores and its cache does not load again (tests/bench/NOTES.md).
     "--enforce-eager": None,
     "--max-model-len": "4096",
     "--max-num-seqs": "16",

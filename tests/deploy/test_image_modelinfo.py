@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_image import environment_of, final_environment, stages
+from test_image import ROOT, environment_of, final_environment, stages
 
 from infra.image import warm_modelinfo
 
@@ -52,10 +52,12 @@ def stage() -> list[tuple[str, str]]:
 
 def test_it_runs_on_the_images_packages_against_the_baked_models() -> None:
     assert stage()[0][1] == "packages AS modelinfo"
-    assert ("COPY", "infra/image/warm_modelinfo.py /tmp/") in stage()
+    copied = ["infra/image/warm_modelinfo.py", "code/chatbot_llm/engine/outline.py"]
+    assert ("COPY", f"{' '.join(copied)} /tmp/") in stage()
     (run,) = [words for instruction, words in stage() if instruction == "RUN"]
     mounted = re.search(r"--mount=type=bind,from=weights,source=/models,target=(\S+)", run)
-    assert mounted and run.endswith(f"python /tmp/warm_modelinfo.py {mounted[1]}")
+    assert mounted and run.endswith(f"python /tmp/warm_modelinfo.py {mounted[1]} && python /tmp/outline.py")
+    assert all((ROOT / file).is_file() for file in copied)
 
 
 def test_the_image_looks_where_the_build_has_written_and_nothing_later_covers_it() -> None:

@@ -57,7 +57,7 @@ def children() -> list[psutil.Process]:
 def test_it_runs_what_it_is_given_with_its_modules_there_and_the_environment_of_now(
     context: early.Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = children()
+    before = until(children, "it has begun")
     monkeypatch.setenv("CHATBOT_TEST_LATE", "set after it began")
     process = context.Process(target=tell, args=(str(tmp_path / "said"),), name="Engine")
     process.start()
@@ -106,7 +106,7 @@ def test_one_that_inherits_descriptors_is_an_ordinary_one(context: early.Context
 
 def test_one_that_nobody_needed_is_ended() -> None:
     context = early.Context(["wave"])
-    assert len(children()) == 1
+    until(children, "it has begun")  # just forked, it still bears our command line
     files = len(os.listdir("/proc/self/fd"))
     context.close()
     assert not children() and len(os.listdir("/proc/self/fd")) == files - 2
