@@ -15,6 +15,7 @@ from hypothesis import strategies as some
 
 from chatbot_llm import models
 from chatbot_llm.engine import token_path
+from chatbot_llm.engine.stand_in import stand_in
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
@@ -243,7 +244,7 @@ class TestInlet:
                 "outputs_queue": asyncio.Queue(),
             }
             usual = AsyncMPClient._ensure_output_queue_task
-            with token_path.attribute(AsyncMPClient, "_ensure_output_queue_task", token_path.reading(usual)):
+            with stand_in(AsyncMPClient, "_ensure_output_queue_task", token_path.reading(usual)):
                 client._ensure_output_queue_task()
                 client._ensure_output_queue_task()
             assert len(inlets) == 1 and resources.output_socket is socket

@@ -1,1 +1,3 @@
-"""The engine room. `base.py` says what the app may ask; only `vllm_engine.py` imports vllm."""
+"""The engine room. `base.py` says what the app may ask; only `vllm_engine.py` imports vllm, and, in the engine's own
+process, `cpu_worker.py`.
+"""

@@ -7,8 +7,7 @@ socket. BENCHMARKS.md has the sum, NOTES.md the parts. Nothing here imports vllm
 """
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import msgspec
@@ -185,17 +184,3 @@ def reading(usual: Callable[[Any], None]) -> Callable[[Any], None]:
             resources.output_socket = socket
 
     return ensure
-
-
-# --- putting it in place ------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Give `owner.name` another value for a while."""
-    usual = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, usual)

@@ -18,14 +18,19 @@ from chatbot_llm.engine.base import Phase
 from chatbot_llm.engine.loop_engine import LoopEngine, kill_children
 from chatbot_llm.engine.phases import Listener
 from chatbot_llm.engine.refusals import refusal, told
+from chatbot_llm.engine.stand_in import stand_in
 from chatbot_llm.errors import ApiError, UsageError
 from chatbot_llm.settings import Settings
+
+#: vLLM's name for the class; not imported here, it lives in the engine's process.
+CPU_WORKER = "chatbot_llm.engine.cpu_worker.Worker"
 
 
 def engine_modules(profile: str) -> list[str]:
     """What the engine's process imports before it knows its work: most of what it will ever need."""
     worker = "cpu_worker" if profile == "cpu" else "gpu_worker"
-    return [f"vllm.v1.worker.{worker}", "vllm.v1.engine.core", "vllm._aiter_ops"]
+    ours = [CPU_WORKER.rpartition(".")[0]] if profile == "cpu" else []
+    return [f"vllm.v1.worker.{worker}", "vllm.v1.engine.core", "vllm._aiter_ops", *ours]
 
 
 class VllmEngine(LoopEngine):
@@ -73,17 +78,19 @@ class VllmEngine(LoopEngine):
             engine_args = AsyncEngineArgs.from_cli_args(args)
         except (TypeError, ValueError) as error:
             raise UsageError(str(error)) from error
+        if profile == "cpu" and engine_args.worker_cls == "auto":
+            engine_args.worker_cls = CPU_WORKER
         self._enter(Phase.SPAWN)
         with contextlib.ExitStack() as starting:
             if "--numa-bind" not in profiles.given(argv):  # with it vLLM starts another executable
-                starting.enter_context(token_path.attribute(starter, "get_mp_context", lambda: context))
+                starting.enter_context(stand_in(starter, "get_mp_context", lambda: context))
             reading = token_path.reading(Client._ensure_output_queue_task)
-            starting.enter_context(token_path.attribute(Client, "_ensure_output_queue_task", reading))
+            starting.enter_context(stand_in(Client, "_ensure_output_queue_task", reading))
             self._client = await stack.enter_async_context(build_async_engine_client_from_engine_args(engine_args))
         self._enter(Phase.WARM_UP)
         if not self._client.model_config.is_multimodal_model and not models.has_processor(args.model):
             # vLLM would load the tokenizer once more to see that it is no processor with a template of its own.
-            none = token_path.attribute(templates, "_try_get_processor_chat_template", lambda *_, **__: None)
+            none = stand_in(templates, "_try_get_processor_chat_template", lambda *_, **__: None)
             stack.enter_context(none)
         bag = Bag()
         await init_app_state(self._client, bag, args, await self._client.get_supported_tasks())
@@ -99,8 +106,8 @@ class VllmEngine(LoopEngine):
         from vllm.entrypoints.openai.chat_completion import serving
         from vllm.envs import enable_envs_cache
 
-        for name, stand_in in token_path.models(serving).items():
-            stack.enter_context(token_path.attribute(serving, name, stand_in))
+        for name, light in token_path.models(serving).items():
+            stack.enter_context(stand_in(serving, name, light))
         chat._make_parser = token_path.parser_for(chat._make_parser)
         if (manager := self._client.logger_manager) is not None:
             manager.record = token_path.Statistics(manager.record).record

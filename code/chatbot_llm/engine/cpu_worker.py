@@ -1,0 +1,68 @@
+"""vLLM's worker for CPUs, but that nothing waits for its KV cache to be filled with zeros.
+
+The kernel gives out memory that is zero already, page by page as it is touched. `torch.zeros` touches all of it in one
+thread: 0.1 to 1.9 s a GiB here, most where a virtual machine has never used that memory before. Instead a thread of
+its own does it on an idle core while the engine goes on; a page that is needed earlier comes when it is needed. vLLM
+has looked before whether so much memory is free.
+
+Runs in the engine's process.
+"""
+
+import ctypes
+import logging
+import mmap
+import os
+import threading
+from contextlib import suppress
+from typing import Any
+
+import torch
+from vllm.v1.worker.cpu_worker import CPUWorker
+
+from chatbot_llm.engine.stand_in import stand_in
+
+#: Below vLLM's, whose logging is set up in its processes.
+log = logging.getLogger("vllm.chatbot_llm.cpu_worker")
+
+#: What is smaller is not worth a mapping of its own, bytes.
+LARGE = 64 << 20
+#: Touched at once, bytes: a huge page, so that nobody who needs a mapping meanwhile waits for more than that.
+STEP = 2 << 20
+#: linux/mman.h, since Linux 5.14; Python does not name it.
+_MADV_POPULATE_WRITE = 23
+
+
+class Worker(CPUWorker):  # type: ignore[misc]
+    """See above."""
+
+    def initialize_from_config(self, kv_cache_config: Any) -> None:
+        """Allocate the KV cache."""
+        with stand_in(torch, "zeros", zeros):
+            super().initialize_from_config(kv_cache_config)
+
+
+_zeros = torch.zeros
+
+
+def zeros(*size: Any, **how: Any) -> torch.Tensor:
+    """`torch.zeros`; a large buffer of bytes gets its pages later."""
+    if len(size) != 1 or not isinstance(size[0], int) or size[0] < LARGE or how.get("dtype") is not torch.int8:
+        return _zeros(*size, **how)
+    memory = mmap.mmap(-1, size[0], flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel without huge pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    log.info("the KV cache gets its %.1f GiB while the engine goes on", size[0] / 2**30)
+    buffer = torch.frombuffer(memory, dtype=torch.int8)
+    threading.Thread(target=_populate, args=(buffer,), name="populate", daemon=True).start()
+    return buffer
+
+
+def _populate(buffer: torch.Tensor) -> None:
+    """Have every page given out, whatever is written to it meanwhile. What fails is left to its first use."""
+    with suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # this thread's: it takes what nobody else wants
+    madvise = ctypes.CDLL(None, use_errno=True).madvise  # the interpreter goes on meanwhile; mmap's own would hold it
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    for at in range(0, buffer.numel(), STEP):
+        if madvise(buffer.data_ptr() + at, min(STEP, buffer.numel() - at), _MADV_POPULATE_WRITE):
+            return
