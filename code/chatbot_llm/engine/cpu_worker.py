@@ -2,7 +2,7 @@
 
 The kernel gives out memory that is zero already, page by page as it is touched. `torch.zeros` touches all of it in one
 thread: 0.1 to 1.9 s a GiB here, most where a virtual machine has never used that memory before. Instead a thread of
-its own does it on an idle core while the engine goes on; a page that is needed earlier comes when it is needed. vLLM
+its own does it bit by bit while the engine goes on; a page that is needed earlier comes when it is needed. vLLM
 has looked before whether so much memory is free.
 
 Runs in the engine's process.
@@ -11,8 +11,8 @@ Runs in the engine's process.
 import ctypes
 import logging
 import mmap
-import os
 import threading
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -26,8 +26,11 @@ log = logging.getLogger("vllm.chatbot_llm.cpu_worker")
 
 #: What is smaller is not worth a mapping of its own, bytes.
 LARGE = 64 << 20
-#: Touched at once, bytes: a huge page, so that nobody who needs a mapping meanwhile waits for more than that.
+#: Touched at once, bytes: a huge page. Whoever maps memory in this process waits that long.
 STEP = 2 << 20
+#: How long it rests after each step, in times as long as the step took: it takes a quarter of a core. A lower priority
+#: instead would let a busy machine stop it in the midst of a step, and with it whoever maps memory.
+REST = 3
 #: linux/mman.h, since Linux 5.14; Python does not name it.
 _MADV_POPULATE_WRITE = 23
 
@@ -59,10 +62,10 @@ def zeros(*size: Any, **how: Any) -> torch.Tensor:
 
 def _populate(buffer: torch.Tensor) -> None:
     """Have every page given out, whatever is written to it meanwhile. What fails is left to its first use."""
-    with suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # this thread's: it takes what nobody else wants
     madvise = ctypes.CDLL(None, use_errno=True).madvise  # the interpreter goes on meanwhile; mmap's own would hold it
     madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     for at in range(0, buffer.numel(), STEP):
+        begun = time.monotonic()
         if madvise(buffer.data_ptr() + at, min(STEP, buffer.numel() - at), _MADV_POPULATE_WRITE):
             return
+        time.sleep(REST * (time.monotonic() - begun))
