@@ -28,9 +28,9 @@ log = logging.getLogger("vllm.chatbot_llm.cpu_worker")
 LARGE = 64 << 20
 #: Touched at once, bytes: a huge page. Whoever maps memory in this process waits that long.
 STEP = 2 << 20
-#: How long it rests after each step, in times as long as the step took: it takes a quarter of a core. A lower priority
-#: instead would let a busy machine stop it in the midst of a step, and with it whoever maps memory.
-REST = 3
+#: Seconds it rests after a step, for each CPU second that the engine has used meanwhile. A lower priority instead would
+#: let a busy machine stop it in the midst of a step, and with it whoever maps memory.
+REST = 10
 #: linux/mman.h, since Linux 5.14; Python does not name it.
 _MADV_POPULATE_WRITE = 23
 
@@ -65,7 +65,12 @@ def _populate(buffer: torch.Tensor) -> None:
     madvise = ctypes.CDLL(None, use_errno=True).madvise  # the interpreter goes on meanwhile; mmap's own would hold it
     madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     for at in range(0, buffer.numel(), STEP):
-        begun = time.monotonic()
+        before = _others()
         if madvise(buffer.data_ptr() + at, min(STEP, buffer.numel() - at), _MADV_POPULATE_WRITE):
             return
-        time.sleep(REST * (time.monotonic() - begun))
+        time.sleep(REST * max(0.0, _others() - before))
+
+
+def _others() -> float:
+    """CPU seconds of this process but for this thread."""
+    return time.process_time() - time.thread_time()
