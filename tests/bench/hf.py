@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench.servers import client_environment, engine_environment, model_path
+from chatbot_llm import profiles
 
 
 class Transformers:
@@ -58,7 +59,8 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype="auto").to(device).eval()
+    dtype = profiles.FLAGS[profiles.pick("auto")].get("--dtype", "auto")  # the service's
+    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device).eval()
     for line in sys.stdin:
         job = json.loads(line)
         prompts, answer, batch = job["prompts"], job["answer"], job["batch"]

@@ -113,7 +113,7 @@ def rows(results: dict[str, Any]) -> Iterable[Row]:
         )
     yield Row(
         "llamacpp",
-        "tokens/s at 10 concurrent against llama.cpp (Q4_1; ours float32)",
+        "tokens/s at 10 concurrent against llama.cpp (Q4_1; ours not quantised)",
         "none",
         at_least(0),
         ratios(others, "tokens_per_s", theirs="llama.cpp"),

@@ -25,6 +25,22 @@ def start(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.parametrize(
+    ("flags", "dtype"),
+    [
+        ("fma avx2", "float32"),
+        ("avx512f avx512_bf16 avx512vbmi", "bfloat16"),
+        ("amx_bf16", "bfloat16"),
+        ("", "float32"),
+    ],
+)
+def test_a_cpu_computes_in_bfloat16_where_it_can(tmp_path: Path, flags: str, dtype: str) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor : 0\nflags : fpu {flags}\n")
+    assert profiles.cpu_dtype(cpuinfo) == dtype
+    assert profiles.cpu_dtype(tmp_path / "none") == "float32"
+
+
 def test_an_unknown_setting_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHATBOT_MAX_RUNING", "3")
     with pytest.raises(UsageError, match="CHATBOT_MAX_RUNING.*CHATBOT_MAX_RUNNING"):
