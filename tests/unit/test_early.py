@@ -139,6 +139,7 @@ def test_a_package_is_imported_without_the_compiler_only_where_nothing_is_compil
         "import sys\nseen = 'hidden' if sys.modules.get('torch._inductor.lowering', 1) is None else 'open'\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))  # what importing adds there goes with the test
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", compiles)
     monkeypatch.delitem(sys.modules, "torch._inductor.lowering", raising=False)
     early.import_package(name)
