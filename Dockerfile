@@ -62,7 +62,7 @@ RUN --mount=type=cache,id=chatbot-llm-weights,target=/var/cache/weights,sharing=
     python -m infra.image.bake fetch --source "${MODEL_SOURCE}" --to /var/cache/weights --install /models
 
 
-# Made anew only when the packages or the weights change; the models are only looked at, not copied.
+# Made anew only when the packages, the weights or these two files change; the models are only looked at, not copied.
 FROM packages AS modelinfo
 ENV VLLM_CACHE_ROOT=/opt/warm/vllm
 COPY infra/image/warm_modelinfo.py code/chatbot_llm/engine/outline.py /tmp/

@@ -273,7 +273,7 @@ class LoopEngine(Engine):
 
 def _fail(call: Call, begun: bool, error: ApiError) -> None:
     if call.whole:
-        return
+        return  # nothing may follow the last event
     told = envelope(error.status, error.message, param=error.param, code=error.code, **error.extra)
     call.failed = begun
     call.put(sse_event(told) if begun else Result(error.status, json.dumps(told).encode()))
