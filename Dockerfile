@@ -65,7 +65,7 @@ RUN --mount=type=cache,id=chatbot-llm-weights,target=/var/cache/weights,sharing=
 # Made anew only when the packages, the weights or these two files change; the models are only looked at, not copied.
 FROM packages AS modelinfo
 ENV VLLM_CACHE_ROOT=/opt/warm/vllm
-COPY infra/image/warm_modelinfo.py code/chatbot_llm/engine/outline.py /tmp/
+COPY infra/image/warm_modelinfo.py code/chatbot_llm/engine/patches/outline.py /tmp/
 RUN --mount=type=bind,from=weights,source=/models,target=/models \
     python /tmp/warm_modelinfo.py /models && python /tmp/outline.py
 
@@ -93,7 +93,7 @@ COPY --link --from=code /app/code /app/code
 
 # No LD_LIBRARY_PATH: the packages find their CUDA libraries by themselves, and libcuda is the host driver's alone.
 # The NVIDIA_ pair is what the container runtime reads; a base that is not NVIDIA's must say it itself.
-# What else vLLM reads from the environment is set, with its reasons, in code/chatbot_llm/profiles.py.
+# What else vLLM reads from the environment is set, with its reasons, in code/chatbot_llm/engine/profiles.py.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/app/code \
     PYTHONUNBUFFERED=1 \

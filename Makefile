@@ -60,7 +60,7 @@ setup: $(VENV)/dev ## Install everything for running and developing
 
 .PHONY: run
 run: $(VENV)/service ## Run the service here on :8000 (PORT=8010, ARGS='--model PATH ...')
-	@$(BIN)/python -m chatbot_llm.hello --port $(PORT) & \
+	@$(BIN)/python -m chatbot_llm.progress --port $(PORT) & \
 	  exec $(BIN)/python -m chatbot_llm --port $(PORT) $(ARGS)
 
 # --- testing ----------------------------------------------------------------------------------------------------

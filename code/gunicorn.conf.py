@@ -9,13 +9,13 @@ from typing import Any
 from gunicorn.errors import HaltServer
 
 from chatbot_llm import settings as _settings
-from chatbot_llm import worker as _worker
+from chatbot_llm.server import worker as _worker
 
 _set = _settings.load()
 
 # The engine exists once; vLLM batches across requests.
 workers = 1
-worker_class = "chatbot_llm.worker.Worker"
+worker_class = "chatbot_llm.server.worker.Worker"
 threads = _set.threads
 # Every connection is a file; the soft limit is often 1024. The engine needs some hundred of its own.
 _hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -43,7 +43,7 @@ accesslog = None
 logconfig_dict = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"dated": {"()": "chatbot_llm.telemetry.DateFirst"}},
+    "formatters": {"dated": {"()": "chatbot_llm.observability.telemetry.DateFirst"}},
     "handlers": {"out": {"class": "logging.StreamHandler", "formatter": "dated", "stream": "ext://sys.stdout"}},
     "root": {"level": _set.log_level.upper(), "handlers": ["out"]},
     "loggers": {"gunicorn.error": {"level": _set.log_level.upper(), "handlers": ["out"], "propagate": False}},
@@ -91,6 +91,6 @@ def child_exit(server: Any, worker: Any) -> None:
 
 
 def on_exit(server: Any) -> None:
-    from chatbot_llm.engine.loop_engine import kill_children
+    from chatbot_llm.engine.supervisor import kill_children
 
     kill_children()

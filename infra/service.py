@@ -46,7 +46,7 @@ def settings() -> Mapping[str, Any]:
 @cache
 def profiles() -> Mapping[str, Mapping[str, Any]]:
     """Profile -> its default vLLM flags (None where a flag has no value or a computed one)."""
-    tree = ast.parse((PACKAGE / "profiles.py").read_text(encoding="utf-8"))
+    tree = ast.parse((PACKAGE / "engine" / "profiles.py").read_text(encoding="utf-8"))
     tables = dict(_annotated(tree.body))
     chosen = tables["FLAGS"]
     assert isinstance(chosen, ast.Dict)

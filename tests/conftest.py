@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry
 from app_types import Make
 from chatbot_llm.app import create_app, service_of
 from chatbot_llm.engine.scripted import ScriptedEngine
+from chatbot_llm.observability.telemetry import Metrics
 from chatbot_llm.settings import Settings
-from chatbot_llm.telemetry import Metrics
 from figures import MEASURING, Figure, Figures
 from launcher import Service
 

@@ -14,7 +14,8 @@ os.environ.setdefault("CHATBOT_STARTED_AT", repr(time.time()))
 
 from gunicorn.app.base import BaseApplication  # noqa: E402
 
-from chatbot_llm import profiles, settings  # noqa: E402
+from chatbot_llm import settings  # noqa: E402
+from chatbot_llm.engine import profiles
 from chatbot_llm.errors import UsageError  # noqa: E402
 
 HELP = """usage: python -m chatbot_llm [--host HOST] [--port PORT] [vLLM flags]

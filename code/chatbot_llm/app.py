@@ -8,10 +8,15 @@ from flask import Flask, Response, request
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
-from chatbot_llm import api, events, guard, lifecycle, openapi, playground, telemetry
 from chatbot_llm.engine.base import Engine
 from chatbot_llm.errors import ApiError, envelope
-from chatbot_llm.service import Service
+from chatbot_llm.observability import telemetry
+from chatbot_llm.routes import auth as guard
+from chatbot_llm.routes import invoke as events
+from chatbot_llm.routes import openai as api
+from chatbot_llm.routes import openapi, playground
+from chatbot_llm.routes import platform as lifecycle
+from chatbot_llm.serving.service import Service
 from chatbot_llm.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -8,11 +8,11 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 
-from chatbot_llm import telemetry, tracing
-from chatbot_llm.calls import Call, Cause, Result, Signal
 from chatbot_llm.engine.base import State
 from chatbot_llm.errors import ApiError, Unavailable, envelope, sse_event
-from chatbot_llm.service import Service
+from chatbot_llm.observability import telemetry, tracing
+from chatbot_llm.serving.request import Call, Cause, Result, Signal
+from chatbot_llm.serving.service import Service
 from chatbot_llm.wire import Rest, Wire
 
 log = logging.getLogger("chatbot_llm.request")

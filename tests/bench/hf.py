@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench.servers import client_environment, engine_environment, model_path
-from chatbot_llm import profiles
+from chatbot_llm.engine import profiles
 
 
 class Transformers:

@@ -17,7 +17,8 @@ from typing import Any
 
 import psutil
 
-from chatbot_llm import models, profiles
+from chatbot_llm.engine import profiles
+from chatbot_llm.engine import weights as models
 
 TESTS = Path(__file__).resolve().parents[1]
 ROOT = TESTS.parent

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from callers import Later, Line, call, chat, chat_body, post_bytes, stream
-from chatbot_llm.engine import loop_engine
+from chatbot_llm.engine import supervisor as loop_engine
 from chatbot_llm.settings import Settings
 from figures import MEASURING, Figure
 from launcher import Service, until

@@ -113,7 +113,7 @@ def test_nothing_is_fetched_at_run_time_and_the_driver_comes_from_the_host() -> 
 
 
 def test_the_services_settings_in_the_image_exist() -> None:
-    from chatbot_llm.profiles import FLAGS
+    from chatbot_llm.engine.profiles import FLAGS
     from chatbot_llm.settings import Settings
 
     environment = final_environment()
@@ -124,7 +124,8 @@ def test_the_services_settings_in_the_image_exist() -> None:
 
 def test_the_model_that_is_baked_is_the_one_the_profile_serves(tmp_path: Path) -> None:
     """Also for `docker run IMAGE --model Qwen/... --quantization gptq --dtype float16`."""
-    from chatbot_llm import models, profiles
+    from chatbot_llm.engine import profiles
+    from chatbot_llm.engine import weights as models
 
     repository = json.loads((ROOT / "infra/image/weights.json").read_text())["repository"]
     assert profiles.FLAGS["t4"]["--model"] == repository

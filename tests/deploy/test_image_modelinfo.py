@@ -52,7 +52,7 @@ def stage() -> list[tuple[str, str]]:
 
 def test_it_runs_on_the_images_packages_against_the_baked_models() -> None:
     assert stage()[0][1] == "packages AS modelinfo"
-    copied = ["infra/image/warm_modelinfo.py", "code/chatbot_llm/engine/outline.py"]
+    copied = ["infra/image/warm_modelinfo.py", "code/chatbot_llm/engine/patches/outline.py"]
     assert ("COPY", f"{' '.join(copied)} /tmp/") in stage()
     (run,) = [words for instruction, words in stage() if instruction == "RUN"]
     mounted = re.search(r"--mount=type=bind,from=weights,source=/models,target=(\S+)", run)

@@ -163,7 +163,7 @@ def test_the_service_accepts_the_environment_it_would_get(
 
 
 def test_what_the_doctor_reads_of_the_service_is_what_the_service_uses() -> None:
-    from chatbot_llm.profiles import FLAGS
+    from chatbot_llm.engine.profiles import FLAGS
     from chatbot_llm.settings import Settings
 
     assert service.settings().keys() == {f"CHATBOT_{name.upper()}" for name in Settings.model_fields}

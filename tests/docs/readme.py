@@ -128,7 +128,7 @@ def start_table(results: dict[str, Any]) -> str:
 
 
 def t4_flags() -> str:
-    from chatbot_llm import profiles
+    from chatbot_llm.engine import profiles
 
     rows = ["| flag | value |", "|---|---|"]
     rows += [f"| `{flag}` | {f'`{value}`' if value else ''} |" for flag, value in profiles.FLAGS["t4"].items()]

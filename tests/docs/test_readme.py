@@ -14,12 +14,13 @@ import readme
 import yaml
 from prometheus_client import CollectorRegistry
 
-from chatbot_llm import limits, profiles
 from chatbot_llm.app import create_app
+from chatbot_llm.engine import profiles
 from chatbot_llm.engine.base import Phase
 from chatbot_llm.engine.scripted import ScriptedEngine
+from chatbot_llm.observability.telemetry import Metrics
+from chatbot_llm.routes import validation as limits
 from chatbot_llm.settings import Settings
-from chatbot_llm.telemetry import Metrics
 from infra.__main__ import parser
 
 ROOT = readme.ROOT

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.engine
 LOOK = """
 import json, threading
 import psutil, torch
-from chatbot_llm.engine import cpu_worker
+from chatbot_llm.engine.patches import cpu_worker
 
 def resident():
     return psutil.Process().memory_info().rss >> 20

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from chatbot_llm import profiles
-from chatbot_llm.engine import phases
+from chatbot_llm.engine import profiles
+from chatbot_llm.engine import startup_phases as phases
 from chatbot_llm.engine.vllm_engine import engine_modules
 
 # What vLLM, torch and transformers warn of while being imported is theirs.

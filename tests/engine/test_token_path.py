@@ -13,8 +13,8 @@ import zmq.asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from chatbot_llm import models
 from chatbot_llm.engine import token_path
+from chatbot_llm.engine import weights as models
 from chatbot_llm.engine.stand_in import stand_in
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]

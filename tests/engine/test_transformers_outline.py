@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from chatbot_llm.engine import outline
+from chatbot_llm.engine.patches import outline
 from launcher import ROOT
 
 pytestmark = pytest.mark.engine
@@ -23,7 +23,7 @@ def look(event, args):
         opened.add(args[0])
 sys.addaudithook(look)
 if sys.argv[1] == "noted":
-    from chatbot_llm.engine import outline
+    from chatbot_llm.engine.patches import outline
     outline.remember()
 import transformers
 from transformers import models

@@ -15,9 +15,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from chatbot_llm import openapi
 from chatbot_llm.app import create_app
 from chatbot_llm.engine.scripted import ScriptedEngine
+from chatbot_llm.routes import openapi
 from chatbot_llm.settings import Settings
 from launcher import Service
 

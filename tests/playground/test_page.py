@@ -9,13 +9,13 @@ import pytest
 from flask.testing import FlaskClient
 from prometheus_client import CollectorRegistry
 
-from chatbot_llm import playground
 from chatbot_llm.app import create_app, service_of
 from chatbot_llm.engine.base import Phase
 from chatbot_llm.engine.scripted import ScriptedEngine
-from chatbot_llm.service import Service
+from chatbot_llm.observability.telemetry import Metrics
+from chatbot_llm.routes import playground
+from chatbot_llm.serving.service import Service
 from chatbot_llm.settings import Settings
-from chatbot_llm.telemetry import Metrics
 
 PAGE = playground.PAGE.read_text(encoding="utf-8")
 #: WCAG 2.1, 1.4.3 and 1.4.11: text on its background; borders of controls.

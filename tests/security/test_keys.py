@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from chatbot_llm import guard
+from chatbot_llm.routes import auth as guard
 
 OLD, NEW = "old-key-0123456789abcdef", "new-key-0123456789abcdef"
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}

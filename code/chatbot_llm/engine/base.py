@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from chatbot_llm.calls import Call
 from chatbot_llm.errors import Unavailable
+from chatbot_llm.serving.request import Call
 
 
 class State(StrEnum):

@@ -19,10 +19,10 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from chatbot_llm.calls import Call, Cause, Result
 from chatbot_llm.engine.base import Phase
-from chatbot_llm.engine.loop_engine import DONE, LoopEngine
+from chatbot_llm.engine.supervisor import DONE, LoopEngine
 from chatbot_llm.errors import ApiError, BadRequest, UsageError
+from chatbot_llm.serving.request import Call, Cause, Result
 from chatbot_llm.settings import Settings
 
 NAME = "scripted"

@@ -11,19 +11,21 @@ import sys
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from chatbot_llm import models, profiles, tracing
-from chatbot_llm.calls import Call, Result
-from chatbot_llm.engine import early, token_path
+from chatbot_llm.engine import profiles, token_path
+from chatbot_llm.engine import weights as models
 from chatbot_llm.engine.base import Phase
-from chatbot_llm.engine.loop_engine import LoopEngine, kill_children
-from chatbot_llm.engine.phases import Listener
-from chatbot_llm.engine.refusals import refusal, told
+from chatbot_llm.engine.patches import early
 from chatbot_llm.engine.stand_in import stand_in
+from chatbot_llm.engine.startup_phases import Listener
+from chatbot_llm.engine.supervisor import LoopEngine, kill_children
+from chatbot_llm.engine.vllm_errors import refusal, told
 from chatbot_llm.errors import ApiError, UsageError
+from chatbot_llm.observability import tracing
+from chatbot_llm.serving.request import Call, Result
 from chatbot_llm.settings import Settings
 
 #: vLLM's name for the class; not imported here, it lives in the engine's process.
-CPU_WORKER = "chatbot_llm.engine.cpu_worker.Worker"
+CPU_WORKER = "chatbot_llm.engine.patches.cpu_worker.Worker"
 
 
 def engine_modules(profile: str) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from chatbot_llm.engine import early
+from chatbot_llm.engine.patches import early
 from launcher import until
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from chatbot_llm.engine import outline
-from chatbot_llm.engine.outline import Outline
+from chatbot_llm.engine.patches import outline
+from chatbot_llm.engine.patches.outline import Outline
 
 FOUND: Outline = {frozenset(): {"a.config": {"AConfig"}}, frozenset({"torch"}): {"a.model": {"A", "AModel"}}}
 PREFIXED: Outline = {frozenset(): {"m.a.config": {"AConfig"}}, frozenset({"torch"}): {"m.a.model": {"A", "AModel"}}}

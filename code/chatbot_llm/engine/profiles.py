@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from chatbot_llm.engine.weights import BUNDLED
 from chatbot_llm.errors import UsageError
-from chatbot_llm.models import BUNDLED
 
 log = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ import json
 import logging
 import threading
 
-from chatbot_llm import telemetry
-from chatbot_llm.admission import Admission
-from chatbot_llm.calls import Cause, Result
 from chatbot_llm.engine.base import Engine, Phase, State
 from chatbot_llm.errors import Unavailable, envelope
+from chatbot_llm.observability import telemetry
+from chatbot_llm.serving.admission import Admission
+from chatbot_llm.serving.deadlines import GRACE_S, Watcher
+from chatbot_llm.serving.request import Cause, Result
 from chatbot_llm.settings import Settings
-from chatbot_llm.watch import GRACE_S, Watcher
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 CODE = ROOT / "code" / "chatbot_llm"
 FILES = [
     path
@@ -34,7 +34,7 @@ def users_of(library: str) -> set[str]:
 
 def test_only_one_file_imports_vllm_and_one_in_the_engines_process() -> None:
     assert users_of("vllm") == {"vllm_engine.py", "cpu_worker.py"}
-    assert not [path.name for path in FILES if "chatbot_llm.engine.cpu_worker" in imports(path)]
+    assert not [path.name for path in FILES if "chatbot_llm.engine.patches.cpu_worker" in imports(path)]
 
 
 @pytest.mark.parametrize("room", ["admission.py", "calls.py", "watch.py", "service.py", "exchange.py", "errors.py"])

@@ -17,9 +17,9 @@ from collections.abc import AsyncGenerator
 
 import psutil
 
-from chatbot_llm.calls import Call, Cause, Result, Signal
 from chatbot_llm.engine.base import Engine, State, looks_degenerate
 from chatbot_llm.errors import ApiError, Unavailable, UsageError, envelope, sse_event
+from chatbot_llm.serving.request import Call, Cause, Result, Signal
 from chatbot_llm.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from chatbot_llm.admission import Admission
-from chatbot_llm.calls import Call, Signal
 from chatbot_llm.errors import Overloaded, Unavailable
+from chatbot_llm.serving.admission import Admission
+from chatbot_llm.serving.request import Call, Signal
 
 
 def call() -> Call:

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.engine
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4, "temperature": 0}
 _DOUBLING = "root ::= r0\n" + "".join(f"r{n} ::= r{n + 1} r{n + 1}\n" for n in range(20)) + 'r20 ::= "a"'
-#: Each at the limits of chatbot_llm/limits.py, or of a kind known to explode.
+#: Each at the limits of chatbot_llm/routes/validation.py, or of a kind known to explode.
 WORST: dict[str, Any] = {
     "optionals": {"regex": ".?" * 20},
     "empty alternatives": {"regex": "(.|)" * 10},

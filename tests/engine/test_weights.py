@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from chatbot_llm import models
+from chatbot_llm.engine import weights as models
 from chatbot_llm.errors import UsageError
 
 

@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry
 from chatbot_llm.app import create_app, service_of
 from chatbot_llm.engine.scripted import ScriptedEngine
 from chatbot_llm.settings import Settings
-from chatbot_llm.telemetry import Metrics
+from chatbot_llm.observability.telemetry import Metrics
 import sys
 
 settings = Settings(engine="scripted")

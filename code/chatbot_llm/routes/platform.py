@@ -7,7 +7,7 @@ from flask import Blueprint, Response
 
 from chatbot_llm.engine.base import State
 from chatbot_llm.errors import ApiError
-from chatbot_llm.service import INITIALIZE_BUDGET_S, Service
+from chatbot_llm.serving.service import INITIALIZE_BUDGET_S, Service
 
 #: Content type of the Prometheus text format.
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -20,7 +20,7 @@ MAX_FIELD = 8_000
 #: Loggers that speak of requests: the text of their exceptions may repeat what a client sent.
 _OF_REQUESTS = (
     "chatbot_llm.app",
-    "chatbot_llm.worker",
+    "chatbot_llm.server.worker",
     "gunicorn",
     "vllm.entrypoints",
     "vllm.parser",

@@ -18,9 +18,9 @@ from typing import Any
 from flask import Blueprint, Flask, Response, request
 from werkzeug.test import EnvironBuilder
 
-from chatbot_llm import limits
 from chatbot_llm.errors import BadRequest
-from chatbot_llm.guard import EVENT
+from chatbot_llm.routes import validation as limits
+from chatbot_llm.routes.auth import EVENT
 
 HINT = (
     "this event is not one this function understands; send "

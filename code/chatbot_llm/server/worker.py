@@ -32,7 +32,7 @@ from chatbot_llm.app import service_of
 from chatbot_llm.arrival import Arrival, judge
 from chatbot_llm.engine.base import State
 from chatbot_llm.errors import envelope
-from chatbot_llm.service import Service
+from chatbot_llm.serving.service import Service
 
 log = logging.getLogger(__name__)
 
@@ -237,7 +237,7 @@ def begin(worker: Worker) -> None:
 
 def _give_up(worker: Worker, wait_s: float) -> None:
     """End the process once everybody has been told why."""
-    from chatbot_llm.engine.loop_engine import kill_children
+    from chatbot_llm.engine.supervisor import kill_children
 
     end = time.monotonic() + LAST_WORDS_S
     time.sleep(wait_s)

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from chatbot_llm import limits
 from chatbot_llm.errors import BadRequest
+from chatbot_llm.routes import validation as limits
 from chatbot_llm.settings import Settings
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}

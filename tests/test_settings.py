@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from chatbot_llm import profiles, settings
+from chatbot_llm import settings
 from chatbot_llm.__main__ import address
+from chatbot_llm.engine import profiles
 from chatbot_llm.errors import UsageError
 
 CODE = Path(settings.__file__).parents[1]

@@ -7,14 +7,16 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from chatbot_llm import __version__, limits, telemetry
-from chatbot_llm.calls import Call, Kind, Result
+from chatbot_llm import __version__
 from chatbot_llm.errors import ApiError, BadRequest
 from chatbot_llm.exchange import Exchange
-from chatbot_llm.guard import EVENT
-from chatbot_llm.service import Service
+from chatbot_llm.observability import telemetry
+from chatbot_llm.routes import validation as limits
+from chatbot_llm.routes.auth import EVENT
+from chatbot_llm.routes.generate import StreamTexts, add_text
+from chatbot_llm.serving.request import Call, Kind, Result
+from chatbot_llm.serving.service import Service
 from chatbot_llm.settings import on_function_compute
-from chatbot_llm.texts import StreamTexts, add_text
 
 #: Header by which a caller may shorten its deadline, seconds.
 TIMEOUT_HEADER = "x-request-timeout"

@@ -15,7 +15,7 @@ import threading
 import time
 from contextlib import suppress
 
-from chatbot_llm.calls import Call, Cause, Result, Signal
+from chatbot_llm.serving.request import Call, Cause, Result, Signal
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from multiprocessing.context import SpawnContext, SpawnProcess, set_spawning_pop
 from multiprocessing.popen_spawn_posix import Popen
 from typing import Any
 
-from chatbot_llm.engine import outline
+from chatbot_llm.engine.patches import outline
 
 _HEADER = 8
 #: A second of imports by which vLLM's package makes torch compile faster; it expects that it may not be there
@@ -41,7 +41,7 @@ class _Begun:
         inbox, self.outbox = os.pipe()
         program = (
             f"import sys; sys.path[:] = {sys.path!r}; "
-            f"from chatbot_llm.engine.early import main; main({inbox}, {tracker}, {list(modules)!r})"
+            f"from chatbot_llm.engine.patches.early import main; main({inbox}, {tracker}, {list(modules)!r})"
         )
         command = [*_util._args_from_interpreter_flags(), "-c", program, "--multiprocessing-fork"]
         executable = os.fsencode(spawn.get_executable())

@@ -10,8 +10,8 @@ import threading
 import time
 from collections import deque
 
-from chatbot_llm.calls import Call, Signal
 from chatbot_llm.errors import Overloaded, Unavailable
+from chatbot_llm.serving.request import Call, Signal
 
 #: Bounds of Retry-After, seconds: a client should neither hammer nor give up.
 RETRY_MIN, RETRY_MAX = 1, 120

@@ -9,7 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from app_types import Make
-from chatbot_llm import telemetry
+from chatbot_llm.observability import telemetry
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Capital of France?"}], "max_tokens": 3}
 #: Where FC's `logBeginRule: DefaultRegex` begins a new log entry (fc-docs 04/043).
