@@ -1,4 +1,4 @@
-"""gunicorn's configuration: one worker, many threads, and the time-outs FC needs. Read by `python -m chatbot_llm`."""
+"""gunicorn's configuration: one worker, signals, and the time-outs FC needs. Read by `python -m chatbot_llm`."""
 
 import ctypes
 import os
@@ -9,6 +9,7 @@ from typing import Any
 from gunicorn.errors import HaltServer
 
 from chatbot_llm import settings as _settings
+from chatbot_llm.engine.supervisor import kill_children
 from chatbot_llm.server import worker as _worker
 
 _set = _settings.load()
@@ -16,13 +17,9 @@ _set = _settings.load()
 # The engine exists once; vLLM batches across requests.
 workers = 1
 worker_class = "chatbot_llm.server.worker.Worker"
-threads = _set.threads
 # Every connection is a file; the soft limit is often 1024. The engine needs some hundred of its own.
 _hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-_files = 65536 if _hard == resource.RLIM_INFINITY else min(_hard, 65536)
-resource.setrlimit(resource.RLIMIT_NOFILE, (_files, _hard))
-# Idle and half-sent connections hold no thread, so there may be many; the oldest give way to new ones.
-worker_connections = max(threads + 2, min(1024, _files // 2))
+resource.setrlimit(resource.RLIMIT_NOFILE, (65536 if _hard == resource.RLIM_INFINITY else min(_hard, 65536), _hard))
 backlog = 2048
 # FC keeps connections open and does not repeat a POST on a closed one: at least 15 minutes (fc-docs 04/126), and a
 # frozen instance's clock goes on. An instance lives 36 hours (fc-docs 06/017), so this means never.
@@ -31,10 +28,6 @@ keepalive = 36 * 3600
 timeout = 0
 # Beyond our own drain limit, which cuts requests short in good order.
 graceful_timeout = int(_set.drain_s) + 8
-# FC: 8 KB of headers in all, 4 KB of path and query (fc-docs 01/09).
-limit_request_line = 4200
-limit_request_fields = 64
-limit_request_field_size = 8190
 # Nobody in front of us may set SCRIPT_NAME or the scheme.
 forwarded_allow_ips = ""
 control_socket_disable = True
@@ -55,7 +48,9 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def when_ready(server: Any) -> None:
-    """A second SIGTERM, while the first is draining, ends at once."""
+    """One worker and no other; a second SIGTERM, while the first is draining, ends at once."""
+    for number in (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)  # each would start a second engine beside the first, or leave none
     terminated = False
 
     def terminate(sig: int, frame: Any) -> None:
@@ -76,12 +71,7 @@ def post_fork(server: Any, worker: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    _worker.begin(worker)
-
-
-def worker_exit(server: Any, worker: Any) -> None:
-    if worker.wsgi is not None:
-        worker.service.engine.stop()
+    _worker.end_with_engine(worker.wsgi)
 
 
 def child_exit(server: Any, worker: Any) -> None:
@@ -91,6 +81,4 @@ def child_exit(server: Any, worker: Any) -> None:
 
 
 def on_exit(server: Any) -> None:
-    from chatbot_llm.engine.supervisor import kill_children
-
     kill_children()

@@ -48,9 +48,10 @@ class Server(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Any:
         from chatbot_llm.app import create_app
+        from chatbot_llm.server.door import Door
 
         current = settings.load()
-        return create_app(current, make_engine(current, self._argv))
+        return Door(create_app(current, make_engine(current, self._argv)))
 
 
 def make_engine(current: settings.Settings, argv: list[str]) -> Any:

@@ -5,45 +5,39 @@ import logging
 from typing import Any
 
 from flask import Flask, Response, request
-from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
 from chatbot_llm.engine.base import Engine
 from chatbot_llm.errors import ApiError, envelope
 from chatbot_llm.observability import telemetry
-from chatbot_llm.routes import auth as guard
-from chatbot_llm.routes import invoke as events
-from chatbot_llm.routes import openai as api
-from chatbot_llm.routes import openapi, playground
-from chatbot_llm.routes import platform as lifecycle
+from chatbot_llm.routes import auth, invoke, openai, openapi, platform, playground
 from chatbot_llm.serving.service import Service
 from chatbot_llm.settings import Settings
 
 log = logging.getLogger(__name__)
 
+#: In an environment: the ApiError that this request is to be answered with.
+REFUSAL = "chatbot.refusal"
+
 
 def create_app(settings: Settings, engine: Engine, metrics: telemetry.Metrics | None = None) -> Flask:
-    """The WSGI app. The engine is not started here; `service_of(app).begin()` does that once the port is open."""
+    """The Flask app, which the door asks. The engine is not started here: `Service.begin` does that on the loop."""
     app = Flask("chatbot_llm", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.config["PROPAGATE_EXCEPTIONS"] = False
     app.url_map.merge_slashes = False  # //chat is no route; a redirect would name whatever host the caller sent
     service = Service(settings, engine, metrics or telemetry.Metrics())
     app.extensions["chatbot_llm"] = service
-    app.register_blueprint(lifecycle.blueprint(service))
-    app.register_blueprint(api.blueprint(service))
-    app.register_blueprint(events.blueprint(app))
+    app.register_blueprint(platform.blueprint(service))
+    app.register_blueprint(openai.blueprint(service))
+    app.register_blueprint(invoke.blueprint(app))
     app.register_blueprint(playground.blueprint(settings))
     app.register_blueprint(openapi.blueprint())
 
     @app.before_request
     def admit() -> None:
-        try:
-            guard.check(request, settings)
-            request.get_data()  # the whole request is here, or is refused as too large
-        finally:
-            if sock := request.environ.get("gunicorn.socket"):
-                service.watcher.reading(sock, None)
+        if error := request.environ.get(REFUSAL):
+            raise error
+        auth.check(request, settings)
 
     @app.after_request
     def finish(response: Response) -> Response:
@@ -72,17 +66,12 @@ def create_app(settings: Settings, engine: Engine, metrics: telemetry.Metrics | 
         texts = {
             404: f"there is no route {request.method} {request.path[:200]}",
             405: f"{request.path[:200]} does not take {request.method}",
-            413: f"the body is larger than {settings.max_body_bytes} bytes",
         }
         response = _error(status, envelope(status, texts.get(status, error.description or error.name)))
         for name, value in error.get_headers():
             if name == "Allow":
                 response.headers["Allow"] = value
         return response
-
-    @app.errorhandler(ParseException)
-    def not_http(error: ParseException) -> Response:
-        return _error(400, envelope(400, "the body's chunks are not valid HTTP/1.1"))
 
     @app.errorhandler(Exception)
     def surprise(error: Exception) -> Response:
@@ -103,6 +92,4 @@ def _error(status: int, body: dict[str, Any], retry_after: int | None = None) ->
         response.headers["Retry-After"] = str(retry_after)
     if status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
-    if status in (413, 415):
-        response.headers["Connection"] = "close"
     return response

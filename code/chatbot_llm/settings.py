@@ -6,15 +6,12 @@ Nothing here reads a file or touches the network.
 """
 
 import os
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from chatbot_llm.errors import UsageError
-
-#: Threads beyond running + waiting requests, so that /health, /metrics and refusals always find one.
-SPARE_THREADS = 16
 
 
 class Settings(BaseSettings):
@@ -54,17 +51,6 @@ class Settings(BaseSettings):
         if any(len(key.strip()) < 16 for key in keys):
             raise ValueError("every key must have at least 16 characters; `openssl rand -hex 24` makes one")
         return value
-
-    @model_validator(mode="after")
-    def _threads_fit(self) -> Self:
-        if self.threads > 900:  # FC quota page: 1024 processes and threads an instance
-            raise ValueError("CHATBOT_MAX_RUNNING + CHATBOT_MAX_WAITING must stay below 884: FC allows 1024 threads")
-        return self
-
-    @property
-    def threads(self) -> int:
-        """Threads gunicorn needs so that nobody waits for one."""
-        return self.max_running + self.max_waiting + SPARE_THREADS
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from callers import Later, Line, call, chat, chat_body, post_bytes, stream
-from chatbot_llm.engine import supervisor as loop_engine
+from chatbot_llm.engine import supervisor
 from chatbot_llm.settings import Settings
 from figures import MEASURING, Figure
 from launcher import Service, until
@@ -96,7 +96,7 @@ def test_initialize_called_right_after_a_failure_still_gets_the_reason(start: St
 
 
 def test_a_hang_is_noticed_within_thirty_seconds() -> None:
-    assert loop_engine.PING_S + Settings().hang_s + 2 * loop_engine.WATCH_S < 30
+    assert supervisor.PING_S + Settings().hang_s + 2 * supervisor.WATCH_S < 30
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV], ids=["kill -9", "crash"])

@@ -23,8 +23,8 @@ from callers import Answer, call
 ROOT = Path(__file__).resolve().parents[2]
 #: A busy machine may need many seconds for what takes one on an idle machine.
 PATIENCE_S = 60.0
-#: Threads the worker may have beside its pool: the engine's, the watcher's, the poller's.
-OTHER_THREADS = 8
+#: Threads the worker may have with the scripted engine: the loop's, the judges', libraries'.
+THREADS = 12
 #: What the service may see of the environment of whoever runs the tests.
 KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "XDG_CACHE_HOME", "LD_LIBRARY_PATH", "CHATBOT_CACHE_DIR")
 

@@ -1,23 +1,25 @@
-"""What the app may ask of any engine, and the states an engine goes through.
+"""What the service may ask of any engine, and the states an engine goes through.
 
     NEW -> LOADING -> READY -> STOPPED
                \\--------\\--> FAILED      (never comes back: the process must end)
 
-An engine owns its threads and processes. It takes a `Call`, and puts the answer into it: either one `Result`, or
-chunks of a server-sent event stream followed by END. It never blocks the caller of `submit`.
-Nothing here may import Flask, gunicorn or vllm.
+Everything here runs on the process's one event loop, but `prepare` and `status`, which any thread may call.
+Nothing here may import Flask, gunicorn or vllm, nor anything of the rooms above.
 """
 
+import asyncio
 import threading
 import time
+import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from chatbot_llm.errors import Unavailable
-from chatbot_llm.serving.request import Call
+
+Kind = Literal["chat", "completion", "tokenize", "detokenize"]
 
 
 class State(StrEnum):
@@ -53,11 +55,39 @@ class Status:
     phases: Mapping[str, float] | None = None
 
 
+@dataclass(eq=False)
+class EngineRequest:
+    """What the engine is asked for. `body` is the protocol's own object; `trace` holds W3C trace headers."""
+
+    kind: Kind
+    body: dict[str, Any]
+    request_id: str = ""
+    trace: dict[str, str] = field(default_factory=dict)
+    #: `request_id` and something of its own: two callers may send the same.
+    id: str = ""
+    #: The engine's own: the parsed body.
+    prepared: Any = None
+    #: Prompt and completion tokens, and the engine's own times in ms, as far as it knows them.
+    usage: dict[str, int] = field(default_factory=dict)
+    timing: dict[str, float] = field(default_factory=dict)
+    #: It was cut short: its finish reason is `length`.
+    cut: bool = False
+
+    def __post_init__(self) -> None:
+        suffix = uuid.uuid4().hex[:12]
+        self.id = f"{self.request_id}-{suffix}" if self.request_id else suffix
+
+    @property
+    def stream(self) -> bool:
+        return bool(self.body.get("stream"))
+
+
 class Engine(ABC):
     """Base of all engines: the state machine, the phase clock and the waiting."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()  # phases are entered from other threads
+        self._settled = asyncio.Event()
         self._state = State.NEW
         self._reason = ""
         self._phase: Phase | None = None
@@ -65,38 +95,36 @@ class Engine(ABC):
         self._phases: dict[str, float] = {}
         self._listeners: list[Callable[[State], None]] = []
 
-    # what the app calls
+    # what the service calls
 
     def start(self) -> None:
-        """Begin loading and return at once. Further calls, from any thread, change nothing."""
-        with self._changed:
-            if self._state is not State.NEW:
-                return
+        """Begin loading and return at once. Further calls change nothing."""
+        if self._state is State.NEW:
             self._state = State.LOADING
-            self._phase_since = time.monotonic()
-            self._phase = Phase.MODEL
-        self._load()
+            self._enter(Phase.MODEL)
+            self._load()
 
-    def wait(self, timeout: float | None = None) -> Status:
-        """Block until loading is over or `timeout` seconds have passed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._state not in (State.NEW, State.LOADING), timeout)
+    async def wait(self, timeout: float | None = None) -> Status:
+        """Return once loading is over, or after `timeout` seconds."""
+        try:
+            await asyncio.wait_for(self._settled.wait(), timeout)
+        except TimeoutError:
+            pass
         return self.status()
 
     def status(self) -> Status:
-        with self._changed:
-            now = time.monotonic()
+        with self._lock:
             loading = self._state is State.LOADING
             return Status(
                 state=self._state,
                 phase=self._phase if loading else None,
-                phase_s=round(now - self._phase_since, 3) if loading and self._phase else 0.0,
+                phase_s=round(time.monotonic() - self._phase_since, 3) if loading and self._phase else 0.0,
                 reason=self._reason,
                 phases=dict(self._phases),
             )
 
     def on_change(self, listener: Callable[[State], None]) -> None:
-        """Call `listener(state)` after READY, FAILED or STOPPED is reached, in the engine's thread."""
+        """Call `listener(state)` after READY, FAILED or STOPPED is reached."""
         self._listeners.append(listener)
 
     @abstractmethod
@@ -108,16 +136,23 @@ class Engine(ABC):
         """Versions of the engine and what it runs on."""
 
     @abstractmethod
-    def prepare(self, call: Call) -> None:
-        """Check `call.body` without running it. Raises BadRequest. Runs in the caller's thread."""
+    def prepare(self, request: EngineRequest) -> None:
+        """Check `request.body` without running it. Raises BadRequest."""
 
     @abstractmethod
-    def submit(self, call: Call) -> None:
-        """Run a prepared call; the answer goes into `call`. Raises Unavailable when the engine is not ready."""
+    async def answer(self, request: EngineRequest) -> bytes | AsyncGenerator[bytes, None]:
+        """Run a prepared request: the whole answer as JSON, or server-sent events. Raises ApiError.
+
+        Cancelling the task that waits ends the request in the engine, and so does closing the generator.
+        """
 
     @abstractmethod
-    def stop(self, timeout: float = 5.0) -> None:
-        """End every thread and process of the engine, in-flight calls included, within about `timeout` seconds."""
+    async def cut_short(self, request: EngineRequest) -> None:
+        """Make a running request finish now with what it has, if the engine has begun it."""
+
+    @abstractmethod
+    async def stop(self, timeout: float = 5.0) -> None:
+        """End every thread and process of the engine within about `timeout` seconds."""
 
     # what an engine calls
 
@@ -126,8 +161,8 @@ class Engine(ABC):
         """Begin loading in the background."""
 
     def _enter(self, phase: Phase) -> None:
-        """Close the running phase and open the next."""
-        with self._changed:
+        """Close the running phase and open the next. From any thread."""
+        with self._lock:
             self._close_phase()
             self._phase, self._phase_since = phase, time.monotonic()
 
@@ -139,12 +174,12 @@ class Engine(ABC):
 
     def _become(self, state: State, reason: str = "") -> None:
         """Move to a final or ready state; FAILED and STOPPED are never left."""
-        with self._changed:
-            if self._state in (State.FAILED, State.STOPPED):
-                return
+        if self._state in (State.FAILED, State.STOPPED):
+            return
+        with self._lock:
             self._close_phase()
             self._state, self._reason = state, reason
-            self._changed.notify_all()
+        self._settled.set()
         for listener in self._listeners:
             listener(state)
 

@@ -1,6 +1,6 @@
 """An engine that answers from a script: the double for tests that need no model.
 
-It shares thread, loop, watching and aborting with the real engine; only the words are made up. A test in `tests/engine`
+It shares loading, watching and cutting short with the real engine; only the words are made up. A test in `tests/engine`
 asks both the same and compares the shapes. The script is JSON (`CHATBOT_SCRIPT`); a request may bring its own under
 the key `script`, which wins:
 
@@ -19,10 +19,9 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from chatbot_llm.engine.base import Phase
-from chatbot_llm.engine.supervisor import DONE, LoopEngine
+from chatbot_llm.engine.base import EngineRequest, Phase
+from chatbot_llm.engine.supervisor import DONE, SupervisedEngine
 from chatbot_llm.errors import ApiError, BadRequest, UsageError
-from chatbot_llm.serving.request import Call, Cause, Result
 from chatbot_llm.settings import Settings
 
 NAME = "scripted"
@@ -30,7 +29,7 @@ CONTEXT_TOKENS = 8192
 _TEXT = "The capital of France is Paris. This answer was written in a script and not by a model."
 
 
-class ScriptedEngine(LoopEngine):
+class ScriptedEngine(SupervisedEngine):
     """Answers in the shapes of vLLM's OpenAI server."""
 
     def __init__(self, settings: Settings) -> None:
@@ -58,9 +57,9 @@ class ScriptedEngine(LoopEngine):
     def version(self) -> dict[str, str]:
         return {"engine": "scripted"}
 
-    def prepare(self, call: Call) -> None:
-        body = call.body
-        if call.kind == "chat":
+    def prepare(self, request: EngineRequest) -> None:
+        body = request.body
+        if request.kind == "chat":
             messages = body.get("messages")
             if not isinstance(messages, list) or not messages:
                 raise BadRequest("messages: must be a list with at least one message", param="messages")
@@ -68,7 +67,7 @@ class ScriptedEngine(LoopEngine):
                 raise BadRequest("messages: every message needs a role", param="messages")
             prompt = " ".join(str(message.get("content")) for message in messages)
         else:
-            given = body.get("tokens" if call.kind == "detokenize" else "prompt")
+            given = body.get("tokens" if request.kind == "detokenize" else "prompt")
             if not isinstance(given, str | list):
                 raise BadRequest("prompt: must be a string", param="prompt")
             prompt = str(given)
@@ -82,20 +81,21 @@ class ScriptedEngine(LoopEngine):
                 param="max_tokens",
                 code="context_length_exceeded",
             )
-        call.prepared = {"limit": limit, "prompt_tokens": tokens, **self._script, **(body.get("script") or {})}
+        request.prepared = {"limit": limit, "prompt_tokens": tokens, **self._script, **(body.get("script") or {})}
 
-    async def _answer(self, call: Call) -> Result | AsyncGenerator[str, None]:
-        if call.kind in ("tokenize", "detokenize"):
-            return Result(200, json.dumps({"count": call.prepared["prompt_tokens"], "tokens": []}).encode())
-        if call.stream:
-            return self._events(call)
-        words = [word async for burst in self._words(call) for word in burst]
-        return Result(200, json.dumps(self._whole(call, words)).encode())
+    async def _answer(self, request: EngineRequest) -> bytes | AsyncGenerator[str, None]:
+        if request.kind in ("tokenize", "detokenize"):
+            return json.dumps({"count": request.prepared["prompt_tokens"], "tokens": []}).encode()
+        if request.stream:
+            return self._events(request)
+        async with contextlib.aclosing(self._words(request)) as bursts:
+            words = [word async for burst in bursts for word in burst]
+        return json.dumps(self._whole(request, words)).encode()
 
-    async def _words(self, call: Call) -> AsyncGenerator[list[str], None]:
+    async def _words(self, request: EngineRequest) -> AsyncGenerator[list[str], None]:
         """Bursts of tokens until the script, max_tokens or an abort ends them."""
-        script, cut = call.prepared, asyncio.Event()
-        self._cuts[call.id] = cut
+        script, cut = request.prepared, asyncio.Event()
+        self._cuts[request.id] = cut
         words = str(script.get("text", _TEXT)).split(" ")
         total = script["limit"] if script.get("loop") else min(script["limit"], len(words))
         burst, wait = int(script.get("burst", 1)), script.get("first_s", 0)
@@ -110,54 +110,55 @@ class ScriptedEngine(LoopEngine):
                     return
                 wait = script.get("token_s", 0)
                 span = range(start, min(start + burst, total))
-                call.usage = {"prompt_tokens": script["prompt_tokens"], "completion_tokens": span.stop}
+                request.usage = {"prompt_tokens": script["prompt_tokens"], "completion_tokens": span.stop}
                 yield [(" " if at else "") + words[at % len(words)] for at in span]
         finally:
-            self._cuts.pop(call.id, None)
+            self._cuts.pop(request.id, None)
 
-    async def _events(self, call: Call) -> AsyncGenerator[str, None]:
-        chat = call.kind == "chat"
-        head = self._head(call, "chat.completion.chunk" if chat else "text_completion")
+    async def _events(self, request: EngineRequest) -> AsyncGenerator[str, None]:
+        chat = request.kind == "chat"
+        head = self._head(request, "chat.completion.chunk" if chat else "text_completion")
 
         def event(choice: dict[str, Any]) -> str:
             return _event({**head, "choices": [{"index": 0, "logprobs": None, **choice}]})
 
         if chat:
             yield event({"delta": {"role": "assistant", "content": ""}, "finish_reason": None})
-        async for burst in self._words(call):
-            for word in burst:
-                yield event({"delta": {"content": word}, "finish_reason": None} if chat else {"text": word})
-        finish = {"finish_reason": self._finish_reason(call)}
+        async with contextlib.aclosing(self._words(request)) as bursts:
+            async for burst in bursts:
+                for word in burst:
+                    yield event({"delta": {"content": word}, "finish_reason": None} if chat else {"text": word})
+        finish = {"finish_reason": self._finish_reason(request)}
         yield event({"delta": {}, **finish} if chat else {"text": "", **finish})
-        if (call.body.get("stream_options") or {}).get("include_usage"):
-            yield _event({**head, "choices": [], "usage": _usage(call)})
+        if (request.body.get("stream_options") or {}).get("include_usage"):
+            yield _event({**head, "choices": [], "usage": _usage(request)})
         yield DONE
 
-    def _whole(self, call: Call, words: list[str]) -> dict[str, Any]:
-        text, finish = "".join(words), self._finish_reason(call)
+    def _whole(self, request: EngineRequest, words: list[str]) -> dict[str, Any]:
+        text, finish = "".join(words), self._finish_reason(request)
         choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish}
-        if call.kind == "chat":
+        if request.kind == "chat":
             choice["message"] = {"role": "assistant", "content": text}
         else:
             choice["text"] = text
-        kind = "chat.completion" if call.kind == "chat" else "text_completion"
-        return {**self._head(call, kind), "choices": [choice], "usage": _usage(call)}
+        kind = "chat.completion" if request.kind == "chat" else "text_completion"
+        return {**self._head(request, kind), "choices": [choice], "usage": _usage(request)}
 
-    def _head(self, call: Call, kind: str) -> dict[str, Any]:
-        prefix = "chatcmpl" if call.kind == "chat" else "cmpl"
-        return {"id": f"{prefix}-{call.id}", "object": kind, "created": int(time.time()), "model": NAME}
+    def _head(self, request: EngineRequest, kind: str) -> dict[str, Any]:
+        prefix = "chatcmpl" if request.kind == "chat" else "cmpl"
+        return {"id": f"{prefix}-{request.id}", "object": kind, "created": int(time.time()), "model": NAME}
 
-    def _finish_reason(self, call: Call) -> str:
-        script = call.prepared
+    def _finish_reason(self, request: EngineRequest) -> str:
+        script = request.prepared
         ended = script.get("loop") or len(str(script.get("text", _TEXT)).split(" ")) > script["limit"]
-        return "length" if ended or call.cause in (Cause.DEADLINE, Cause.DRAIN) else "stop"
+        return "length" if ended or request.cut else "stop"
 
-    async def _cut_short(self, call: Call) -> None:
-        if event := self._cuts.get(call.id):
+    async def cut_short(self, request: EngineRequest) -> None:
+        if event := self._cuts.get(request.id):
             event.set()
 
-    def _mark_cut(self, chunk: str) -> bytes:
-        return chunk.encode()
+    def _mark_cut(self, event: str) -> str:
+        return event
 
     def _death(self) -> str:
         after = self._script.get("die_s")
@@ -176,6 +177,6 @@ def _event(value: dict[str, Any]) -> str:
     return f"data: {json.dumps(value, separators=(',', ':'))}\n\n"
 
 
-def _usage(call: Call) -> dict[str, int]:
-    usage = call.usage or {"prompt_tokens": call.prepared["prompt_tokens"], "completion_tokens": 0}
+def _usage(request: EngineRequest) -> dict[str, int]:
+    usage = request.usage or {"prompt_tokens": request.prepared["prompt_tokens"], "completion_tokens": 0}
     return {**usage, "total_tokens": sum(usage.values())}

@@ -1,27 +1,25 @@
 """vLLM inside this process: the ONLY file that imports vllm (0.32.0; a drift test fails when its names move).
 
 vLLM's `AsyncLLM` and its own OpenAI serving objects do the work: its pydantic models parse and render the protocol, so
-nothing of it is written by hand here. vLLM is imported in the engine's thread, never at import of this file.
+nothing of it is written by hand here. vLLM is imported and constructed in a thread while the loop serves, then used on
+the loop; it is never imported when this file is.
 """
 
-import asyncio
 import contextlib
 import json
 import sys
+from argparse import Namespace
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from chatbot_llm.engine import profiles, token_path
-from chatbot_llm.engine import weights as models
-from chatbot_llm.engine.base import Phase
-from chatbot_llm.engine.patches import early
-from chatbot_llm.engine.stand_in import stand_in
+from chatbot_llm.engine import profiles, weights
+from chatbot_llm.engine.base import EngineRequest, Phase
+from chatbot_llm.engine.patches import early, replaced
 from chatbot_llm.engine.startup_phases import Listener
-from chatbot_llm.engine.supervisor import LoopEngine, kill_children
+from chatbot_llm.engine.supervisor import DONE, SupervisedEngine, in_thread, kill_children
 from chatbot_llm.engine.vllm_errors import refusal, told
 from chatbot_llm.errors import ApiError, UsageError
 from chatbot_llm.observability import tracing
-from chatbot_llm.serving.request import Call, Result
 from chatbot_llm.settings import Settings
 
 #: vLLM's name for the class; not imported here, it lives in the engine's process.
@@ -35,7 +33,7 @@ def engine_modules(profile: str) -> list[str]:
     return [f"vllm.v1.worker.{worker}", "vllm.v1.engine.core", "vllm._aiter_ops", *ours]
 
 
-class VllmEngine(LoopEngine):
+class VllmEngine(SupervisedEngine):
     """vLLM with `argv` in the form of `vllm serve`'s flags."""
 
     def __init__(self, settings: Settings, argv: Sequence[str] = ()) -> None:
@@ -45,33 +43,40 @@ class VllmEngine(LoopEngine):
         self._serving: Any = None
         self._cards: list[dict[str, Any]] = []
 
-    def _new_loop(self) -> asyncio.AbstractEventLoop:
-        import uvloop
-
-        loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-        return loop
-
     async def _open(self, stack: contextlib.AsyncExitStack) -> None:
-        """Import vLLM, parse its flags, start its engine process, and make its serving objects."""
         profile = profiles.pick(self._settings.profile)
         profiles.environment(profile, self._argv)
         listener = Listener(self._enter, self._settings.log_level)
         stack.callback(listener.close)
         context = early.Context(engine_modules(profile))
         stack.callback(context.close)
+        self._client, args = await in_thread(lambda: self._construct(profile, context))
+        stack.callback(self._client.shutdown)
+        self._enter(Phase.WARM_UP)
+        from starlette.datastructures import State as Bag
+        from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+
+        bag = Bag()
+        await init_app_state(self._client, bag, args, await self._client.get_supported_tasks())
+        if getattr(bag, "openai_serving_chat", None) is None:
+            raise UsageError(f"{args.model} cannot generate text: pass a chat model as --model")
+        self._serving = bag
+        shown = await bag.openai_serving_models.show_available_models()
+        self._cards = [_card(card) for card in shown.data]
+
+    def _construct(self, profile: str, context: early.Context) -> tuple[Any, Namespace]:
+        """Import vLLM, parse its flags and start its engine process. Runs in a thread."""
         argv = self._resolve(profiles.arguments(profile, self._argv))
         self._enter(Phase.IMPORT)
         with early.uncollected():
             early.import_package("vllm")
-            from starlette.datastructures import State as Bag
+            import vllm.entrypoints.launchers.api_server.app_state  # noqa: F401, used on the loop
             from vllm.engine.arg_utils import AsyncEngineArgs
-            from vllm.entrypoints.launchers.api_server.app_state import init_app_state
-            from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client_from_engine_args
             from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-            from vllm.renderers import hf as templates
+            from vllm.usage.usage_lib import UsageContext
             from vllm.utils.argparse_utils import FlexibleArgumentParser
             from vllm.v1.engine import utils as starter
-            from vllm.v1.engine.core_client import AsyncMPClient as Client
+            from vllm.v1.engine.async_llm import AsyncLLM
 
         self._enter(Phase.CONFIG)
         args = _parse(make_arg_parser(FlexibleArgumentParser(prog="chatbot_llm")), argv)
@@ -85,43 +90,16 @@ class VllmEngine(LoopEngine):
         self._enter(Phase.SPAWN)
         with contextlib.ExitStack() as starting:
             if "--numa-bind" not in profiles.given(argv):  # with it vLLM starts another executable
-                starting.enter_context(stand_in(starter, "get_mp_context", lambda: context))
-            reading = token_path.reading(Client._ensure_output_queue_task)
-            starting.enter_context(stand_in(Client, "_ensure_output_queue_task", reading))
-            self._client = await stack.enter_async_context(build_async_engine_client_from_engine_args(engine_args))
-        self._enter(Phase.WARM_UP)
-        if not self._client.model_config.is_multimodal_model and not models.has_processor(args.model):
-            # vLLM would load the tokenizer once more to see that it is no processor with a template of its own.
-            none = stand_in(templates, "_try_get_processor_chat_template", lambda *_, **__: None)
-            stack.enter_context(none)
-        bag = Bag()
-        await init_app_state(self._client, bag, args, await self._client.get_supported_tasks())
-        if getattr(bag, "openai_serving_chat", None) is None:
-            raise UsageError(f"{args.model} cannot generate text: pass a chat model as --model")
-        self._shorten(stack, bag.openai_serving_chat)
-        self._serving = bag
-        shown = await bag.openai_serving_models.show_available_models()
-        self._cards = [_card(card) for card in shown.data]
-
-    def _shorten(self, stack: contextlib.AsyncExitStack, chat: Any) -> None:
-        """Take the short way for each token; a test compares every byte with the long way's."""
-        from vllm.entrypoints.openai.chat_completion import serving
-        from vllm.envs import enable_envs_cache
-
-        for name, light in token_path.models(serving).items():
-            stack.enter_context(stand_in(serving, name, light))
-        chat._make_parser = token_path.parser_for(chat._make_parser)
-        if (manager := self._client.logger_manager) is not None:
-            manager.record = token_path.Statistics(manager.record).record
-        enable_envs_cache()  # vLLM does so in its engine's process, but not here
+                starting.enter_context(replaced(starter, "get_mp_context", lambda: context))
+            return AsyncLLM.from_engine_args(engine_args, usage_context=UsageContext.OPENAI_API_SERVER), args
 
     def _resolve(self, argv: list[str]) -> list[str]:
         """Put the model's folder in place of its name, and name it for clients."""
         name, argv = profiles.take(argv, "--model")
         if name is None:
             raise UsageError("no model: pass --model PATH or NAME")
-        model = models.locate(name, self._settings.model_dir, self._settings.cache_dir)
-        models.read_ahead(model.path)
+        model = weights.locate(name, self._settings.model_dir, self._settings.cache_dir)
+        weights.read_ahead(model.path)
         given = profiles.given(argv)
         if "--served-model-name" not in given:
             argv = [*argv, "--served-model-name", *model.names]
@@ -144,7 +122,7 @@ class VllmEngine(LoopEngine):
             name: str(getattr(module, "__version__", "not loaded yet")) for name, module in loaded.items()
         }
 
-    def prepare(self, call: Call) -> None:
+    def prepare(self, request: EngineRequest) -> None:
         from pydantic import ValidationError
         from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
         from vllm.entrypoints.openai.completion.protocol import CompletionRequest
@@ -158,66 +136,66 @@ class VllmEngine(LoopEngine):
         shapes: dict[str, Any] = {
             "chat": ChatCompletionRequest,
             "completion": CompletionRequest,
-            "tokenize": TokenizeChatRequest if "messages" in call.body else TokenizeCompletionRequest,
+            "tokenize": TokenizeChatRequest if "messages" in request.body else TokenizeCompletionRequest,
             "detokenize": DetokenizeRequest,
         }
         try:
-            call.prepared = shapes[call.kind].model_validate(call.body)
+            request.prepared = shapes[request.kind].model_validate(request.body)
         except ValidationError as error:
             raise refusal(error) from None
         except (VLLMError, ValueError, TypeError) as error:
             raise self._explain(error) from None
 
-    async def _answer(self, call: Call) -> Result | AsyncGenerator[str, None]:
+    async def _answer(self, request: EngineRequest) -> bytes | AsyncGenerator[str, None]:
         from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
-        raw = _raw_request(call)
+        raw = _raw_request(request)
         bag = self._serving
-        if call.kind == "chat":
-            answer = await bag.openai_serving_chat.create_chat_completion(call.prepared, raw)
-        elif call.kind == "completion":
-            answer = await bag.openai_serving_completion.create_completion(call.prepared, raw)
-        elif call.kind == "tokenize":
-            answer = await bag.serving_tokenization.create_tokenize(call.prepared, raw)
-        else:
-            answer = await bag.serving_tokenization.create_detokenize(call.prepared, raw)
+        create = {
+            "chat": bag.openai_serving_chat.create_chat_completion,
+            "completion": bag.openai_serving_completion.create_completion,
+            "tokenize": bag.serving_tokenization.create_tokenize,
+            "detokenize": bag.serving_tokenization.create_detokenize,
+        }[request.kind]
+        answer = await create(request.prepared, raw)
         if isinstance(answer, ErrorResponse):
             raise told(answer.error.code, answer.error.message, answer.error.param)
         if hasattr(answer, "__aiter__"):
-            call.context = raw
-            return self._or_raise(answer)
-        _note(call, getattr(answer, "usage", None), getattr(answer, "metrics", None))
+            return self._or_raise(answer, request, raw)
+        _note(request, getattr(answer, "usage", None), getattr(answer, "metrics", None))
         for choice in getattr(answer, "choices", None) or ():
             if choice.finish_reason == "abort":
                 choice.finish_reason = "length"
-        return Result(200, answer.model_dump_json().encode())
+        rendered: str = answer.model_dump_json()
+        return rendered.encode()
 
-    async def _or_raise(self, streamed: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+    async def _or_raise(
+        self, streamed: AsyncGenerator[str, None], request: EngineRequest, raw: Any
+    ) -> AsyncGenerator[str, None]:
         """vLLM ends a stream that failed with an event in its own words; here it is an error like any other."""
         async with contextlib.aclosing(streamed):
-            async for chunk in streamed:
-                if chunk.startswith('data: {"error"'):
+            async for event in streamed:
+                if event.startswith('data: {"error"'):
                     if self._client.errored:
                         raise self._client.dead_error
-                    error = json.loads(chunk.removeprefix("data: "))["error"]
+                    error = json.loads(event.removeprefix("data: "))["error"]
                     raise told(error["code"], error["message"], error["param"])
-                yield chunk
+                if event == DONE:
+                    metadata = getattr(raw.state, "request_metadata", None)
+                    _note(request, getattr(metadata, "final_usage_info", None), None)
+                yield event
 
-    def _account(self, call: Call) -> None:
-        metadata = getattr(call.context.state, "request_metadata", None)
-        _note(call, getattr(metadata, "final_usage_info", None), None)
-
-    async def _cut_short(self, call: Call) -> None:
-        if call.kind == "chat":
-            await self._client.abort(f"chatcmpl-{call.id}")
-        elif call.kind == "completion":
-            prompts = call.prepared.prompt
+    async def cut_short(self, request: EngineRequest) -> None:
+        if request.kind == "chat":
+            await self._client.abort(f"chatcmpl-{request.id}")
+        elif request.kind == "completion":
+            prompts = request.prepared.prompt
             many = len(prompts) if isinstance(prompts, list) else 1
-            await self._client.abort([f"cmpl-{call.id}-{index}" for index in range(many)])
+            await self._client.abort([f"cmpl-{request.id}-{index}" for index in range(many)])
 
-    def _mark_cut(self, chunk: str) -> bytes:
+    def _mark_cut(self, event: str) -> str:
         # Quotes inside generated text are escaped, so this matches the field alone.
-        return chunk.replace('"finish_reason":"abort"', '"finish_reason":"length"').encode()
+        return event.replace('"finish_reason":"abort"', '"finish_reason":"length"')
 
     def _death(self) -> str:
         return str(self._client.dead_error) if self._client.errored else ""
@@ -256,11 +234,11 @@ def _card(card: Any) -> dict[str, Any]:
     return shown
 
 
-def _raw_request(call: Call) -> Any:
+def _raw_request(request: EngineRequest) -> Any:
     """What vLLM may know of the HTTP request: its id and its trace, nothing else of its headers."""
     from starlette.requests import Request
 
-    headers = {"x-request-id": call.id, **call.trace}
+    headers = {"x-request-id": request.id, **request.trace}
     scope = {
         "type": "http",
         "method": "POST",
@@ -271,12 +249,12 @@ def _raw_request(call: Call) -> Any:
     return Request(scope)
 
 
-def _note(call: Call, usage: Any, metrics: Any) -> None:
+def _note(request: EngineRequest, usage: Any, metrics: Any) -> None:
     """Keep what the request log wants to know."""
     if usage is not None:
-        call.usage = {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens or 0}
+        request.usage = {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens or 0}
     if metrics is not None:
-        call.timing = {
+        request.timing = {
             name.removesuffix("_time_ms").removesuffix("_ms"): value
             for name, value in metrics.model_dump(exclude_none=True).items()
             if name in ("time_to_first_token_ms", "generation_time_ms", "queue_time_ms")

@@ -20,8 +20,9 @@ MAX_FIELD = 8_000
 #: Loggers that speak of requests: the text of their exceptions may repeat what a client sent.
 _OF_REQUESTS = (
     "chatbot_llm.app",
-    "chatbot_llm.server.worker",
+    "chatbot_llm.server",
     "gunicorn",
+    "uvicorn",
     "vllm.entrypoints",
     "vllm.parser",
     "vllm.reasoning",

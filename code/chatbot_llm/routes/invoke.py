@@ -19,7 +19,7 @@ from flask import Blueprint, Flask, Response, request
 from werkzeug.test import EnvironBuilder
 
 from chatbot_llm.errors import BadRequest
-from chatbot_llm.routes import validation as limits
+from chatbot_llm.routes import validation
 from chatbot_llm.routes.auth import EVENT
 
 HINT = (
@@ -49,7 +49,6 @@ def blueprint(app: Flask) -> Blueprint:
             environ = builder.get_environ()
         except (ValueError, TypeError, UnicodeError):
             raise BadRequest("the event's path, method or headers cannot be made into a request") from None
-        environ |= {key: value for key, value in request.environ.items() if key.startswith("gunicorn.")}
         environ[EVENT] = True
         with app.request_context(environ):
             response = app.full_dispatch_request()
@@ -72,7 +71,7 @@ def read_event(raw: bytes) -> tuple[str, str, dict[str, str], bytes]:
     """(method, path, headers, body) of an event. Raises BadRequest with a hint for anything else."""
     if not raw.strip():
         raise BadRequest(HINT, code="unknown_event")
-    event = limits.read_json(raw)
+    event = validation.read_json(raw)
     if "messages" in event:
         return "POST", "/chat", {"content-type": "application/json"}, raw
     if "prompt" in event:

@@ -1,20 +1,18 @@
-"""The OpenAI surface: /chat, /generate, /v1/*. Turns HTTP into a `Call` and a `Call`'s answer into HTTP, no more."""
+"""The OpenAI surface: /chat, /generate, /v1/*. Turns HTTP into a request to the engine, and its answer into HTTP."""
 
 import json
-import socket
 import time
-from typing import Any
 
 from flask import Blueprint, Response, request
 
 from chatbot_llm import __version__
+from chatbot_llm.engine.base import EngineRequest, Kind
 from chatbot_llm.errors import ApiError, BadRequest
-from chatbot_llm.exchange import Exchange
 from chatbot_llm.observability import telemetry
-from chatbot_llm.routes import validation as limits
-from chatbot_llm.routes.auth import EVENT
-from chatbot_llm.routes.generate import StreamTexts, add_text
-from chatbot_llm.serving.request import Call, Kind, Result
+from chatbot_llm.routes import generate as texts
+from chatbot_llm.routes import validation
+from chatbot_llm.routes.deferred import Deferred, Streamed
+from chatbot_llm.serving.request import Request
 from chatbot_llm.serving.service import Service
 from chatbot_llm.settings import on_function_compute
 
@@ -33,34 +31,27 @@ def blueprint(service: Service) -> Blueprint:
     @api.post("/v1/chat/completions")
     def chat() -> Response:
         """OpenAI chat completions."""
-        return _respond(*_run(service, "chat"))
+        return _run(service, "chat")
 
     @api.post("/v1/completions")
     def completions() -> Response:
         """OpenAI completions."""
-        return _respond(*_run(service, "completion"))
+        return _run(service, "completion")
 
     @api.post("/generate")
     def generate() -> Response:
         """Raw completion: the OpenAI completion object plus the list `text`."""
-        exchange, answer = _run(service, "completion")
-        body = exchange.call.body
-        if isinstance(answer, Result):
-            if answer.status == 200:
-                answer = Result(200, add_text(answer.body, body["prompt"]))
-        else:
-            answer.change = StreamTexts(body["prompt"], int(body.get("n") or 1))
-        return _respond(exchange, answer)
+        return _run(service, "completion", with_text=True)
 
     @api.post("/tokenize")
     def tokenize() -> Response:
         """Token ids and count of a prompt or of messages."""
-        return _respond(*_run(service, "tokenize"))
+        return _run(service, "tokenize")
 
     @api.post("/detokenize")
     def detokenize() -> Response:
         """The text of token ids."""
-        return _respond(*_run(service, "detokenize"))
+        return _run(service, "detokenize")
 
     @api.get("/v1/models")
     def models() -> Response:
@@ -87,37 +78,58 @@ def blueprint(service: Service) -> Blueprint:
     return api
 
 
-def _run(service: Service, kind: Kind) -> tuple[Exchange, Any]:
+def _run(service: Service, kind: Kind, with_text: bool = False) -> Response:
+    """Judge the body and leave the rest to the loop. Raises ApiError."""
     arrived = time.monotonic()
     body = _body()
-    limits.check(body, service.settings)
+    validation.check(body, service.settings)
     name = body.get("model")
     cards = service.engine.models()
     if name is not None and cards and name not in {card["id"] for card in cards}:
         raise _no_model(service)
-    call = Call(
-        kind,
-        body,
-        deadline=arrived + _deadline(service.settings.deadline_s),
-        request_id=telemetry.clean_id(request.headers.get("x-request-id")),
-        trace={name: value for name in _TRACE_HEADERS if (value := telemetry.clean_trace(request.headers.get(name)))},
-        arrived=arrived,
-    )
     known = _FC_HEADERS if on_function_compute() else {}
-    fc = {field: telemetry.clean_id(request.headers.get(name)) for name, field in known.items()}
-    exchange = Exchange(service, call, request.path, {name: value for name, value in fc.items() if value})
-    sock = request.environ.get("gunicorn.socket")
-    return exchange, exchange.run(sock if isinstance(sock, socket.socket) else None)
+    platform = {field: telemetry.clean_id(request.headers.get(name)) for name, field in known.items()}
+    one = Request(
+        service,
+        EngineRequest(
+            kind,
+            body,
+            request_id=telemetry.clean_id(request.headers.get("x-request-id")),
+            trace={name: text for name in _TRACE_HEADERS if (text := telemetry.clean_trace(request.headers.get(name)))},
+        ),
+        route=request.path,
+        arrived=arrived,
+        limit_s=_deadline(service.settings.deadline_s),
+        platform={name: value for name, value in platform.items() if value},
+    )
+    one.prepare()
+
+    async def produce(response: Deferred) -> bytes | Streamed:
+        answer = await one.run()
+        spans = one.times()
+        response.headers["Server-Timing"] = ", ".join(f"{name};dur={value}" for name, value in spans.items())
+        response.headers["x-request-id"] = one.engine_request.request_id or one.engine_request.id
+        if isinstance(answer, bytes):
+            return texts.add_text(answer, body["prompt"]) if with_text else answer
+        response.mimetype = "text/event-stream"
+        # Proxies must hand every event on at once.
+        response.headers["Cache-Control"] = "no-cache"
+        response.headers["X-Accel-Buffering"] = "no"
+        if with_text:
+            answer.change = texts.StreamTexts(body["prompt"], int(body.get("n") or 1))
+        return answer
+
+    return Deferred(produce)
 
 
-def _body() -> dict[str, Any]:
+def _body() -> validation.Body:
     if request.mimetype != "application/json":
         raise ApiError(
             "send the body as `Content-Type: application/json`",
             status=415,
             code="unsupported_media_type",
         )
-    return limits.read_json(request.get_data())
+    return validation.read_json(request.get_data())
 
 
 def _deadline(most: float) -> float:
@@ -144,22 +156,5 @@ def _no_model(service: Service) -> ApiError:
     )
 
 
-def _respond(exchange: Exchange, answer: Any) -> Response:
-    if isinstance(answer, Result):
-        response = Response(answer.body, answer.status, mimetype="application/json")
-    else:
-        sock, event = request.environ.get("gunicorn.socket"), request.environ.get(EVENT)
-        if isinstance(sock, socket.socket) and request.environ.get("SERVER_PROTOCOL") == "HTTP/1.1" and not event:
-            answer.shorten(sock)
-        response = Response(answer, mimetype="text/event-stream", direct_passthrough=True)
-        # Proxies must hand every event on at once.
-        response.headers["Cache-Control"] = "no-cache"
-        response.headers["X-Accel-Buffering"] = "no"
-    spans = exchange.times()
-    response.headers["Server-Timing"] = ", ".join(f"{name};dur={value}" for name, value in spans.items())
-    response.headers["x-request-id"] = exchange.call.request_id or exchange.call.id
-    return response
-
-
-def _json(value: Any) -> Response:
+def _json(value: object) -> Response:
     return Response(json.dumps(value), mimetype="application/json")

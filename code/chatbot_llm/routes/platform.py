@@ -7,6 +7,7 @@ from flask import Blueprint, Response
 
 from chatbot_llm.engine.base import State
 from chatbot_llm.errors import ApiError
+from chatbot_llm.routes.deferred import Deferred
 from chatbot_llm.serving.service import INITIALIZE_BUDGET_S, Service
 
 #: Content type of the Prometheus text format.
@@ -15,9 +16,9 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 def blueprint(service: Service) -> Blueprint:
     """Routes the platform calls."""
-    lifecycle = Blueprint("lifecycle", __name__)
+    platform = Blueprint("platform", __name__)
 
-    @lifecycle.get("/health")
+    @platform.get("/health")
     def health() -> Response:
         """200 only when a request sent now would be answered; else 503 with state and phase."""
         status = service.engine.status()
@@ -31,28 +32,33 @@ def blueprint(service: Service) -> Blueprint:
             response.headers["Retry-After"] = "5"
         return response
 
-    @lifecycle.post("/initialize")
+    @platform.post("/initialize")
     def initialize() -> Response:
-        """Start the engine if need be and block until it is ready (200) or has failed (500, the reason)."""
-        service.engine.start()
-        status = service.engine.wait(INITIALIZE_BUDGET_S)
-        if status.state is State.READY:
-            return Response(
-                json.dumps({"state": status.state, "start_phases_s": service.phases()}), mimetype="application/json"
-            )
-        if status.state in (State.FAILED, State.STOPPED):
-            raise ApiError(f"the engine has {status.state}: {status.reason}", code="engine_unavailable")
-        raise service.not_ready()
+        """Answer once the engine is ready (200) or has failed (500, the reason)."""
 
-    @lifecycle.get("/pre-stop")
+        async def produce(_: Response) -> bytes:
+            status = await service.engine.wait(INITIALIZE_BUDGET_S)
+            if status.state in (State.FAILED, State.STOPPED):
+                raise ApiError(f"the engine has {status.state}: {status.reason}", code="engine_unavailable")
+            if status.state is not State.READY:
+                raise service.not_ready()
+            return json.dumps({"state": status.state, "start_phases_s": service.phases()}).encode()
+
+        return Deferred(produce)
+
+    @platform.get("/pre-stop")
     def pre_stop() -> Response:
         """Refuse new work, let running requests finish within the drain limit, then 200."""
-        whole = service.drain(service.settings.drain_s)
-        return Response(json.dumps({"state": "drained", "cut_short": not whole}), mimetype="application/json")
 
-    @lifecycle.get("/metrics")
+        async def produce(_: Response) -> bytes:
+            whole = await service.drain()
+            return json.dumps({"state": "drained", "cut_short": not whole}).encode()
+
+        return Deferred(produce)
+
+    @platform.get("/metrics")
     def metrics() -> Response:
         """Prometheus text: vLLM's series and the service's own."""
         return Response(service.metrics.render(), content_type=METRICS_TYPE)
 
-    return lifecycle
+    return platform

@@ -12,6 +12,8 @@ from typing import Any
 from chatbot_llm.errors import BadRequest
 from chatbot_llm.settings import Settings
 
+Body = dict[str, Any]
+
 #: Deepest nesting of a body; the deepest honest one, a tool schema, stays below 20.
 MAX_DEPTH = 64
 #: Engines keep numbers in 64 bits.

@@ -1,17 +1,15 @@
-"""How many requests may run, how many may wait, until when, and in which order.
+"""How many requests may run, how many may wait, and in which order: first come, first served; why one leaves early.
 
-First come, first served. A call that may run finds `Signal.GRANTED` in its inbox. While the engine loads nobody runs,
-everybody waits inside their own call (FC freezes an instance that has no request in flight).
-No HTTP and no engine in here.
+While the engine loads nobody runs, everybody waits inside their own request (FC freezes an instance that has no request
+in flight). No HTTP and no engine in here. All on the event loop.
 """
 
+import asyncio
 import math
-import threading
-import time
-from collections import deque
+from enum import StrEnum
+from typing import Protocol
 
 from chatbot_llm.errors import Overloaded, Unavailable
-from chatbot_llm.serving.request import Call, Signal
 
 #: Bounds of Retry-After, seconds: a client should neither hammer nor give up.
 RETRY_MIN, RETRY_MAX = 1, 120
@@ -21,105 +19,112 @@ SMOOTHING = 0.2
 FIRST_GUESS_S = 5.0
 
 
+class Cause(StrEnum):
+    """Why a request ended before the model was done."""
+
+    DEADLINE = "deadline"
+    DISCONNECT = "disconnect"
+    DRAIN = "drain"
+    ENGINE = "engine_error"
+
+
+class Admitted(Protocol):
+    """What can hold a slot."""
+
+    def end(self, cause: Cause) -> None:
+        """End it early."""
+
+
 class Admission:
-    """Slots for `max_running` calls and places for `max_waiting` more."""
+    """Slots for `max_running` requests and places for `max_waiting` more."""
 
     def __init__(self, max_running: int, max_waiting: int) -> None:
         self.max_running = max_running
         self.max_waiting = max_waiting
-        self._lock = threading.Condition()
-        self._running: set[Call] = set()
-        self._waiting: deque[Call] = deque()
+        self.draining = False
+        self._running: set[Admitted] = set()
+        self._waiting: dict[Admitted, asyncio.Future[None]] = {}
+        self._empty = asyncio.Event()
+        self._empty.set()
         self._open = False
         self._closed = False
-        self._draining = False
         self._service_s = FIRST_GUESS_S
 
-    def enter(self, call: Call) -> None:
-        """Take a slot or a place in the queue. Raises Overloaded (429) or, draining, Unavailable (503)."""
-        with self._lock:
-            if self._draining:
-                raise Unavailable(
-                    "this instance is shutting down; send the request again", code="draining", retry_after=RETRY_MIN
-                )
-            if self._closed:
-                raise Unavailable(
-                    "the engine is gone; send the request again", code="engine_unavailable", retry_after=5
-                )
-            if self._open and not self._waiting and len(self._running) < self.max_running:
-                self._grant(call)
-            elif len(self._waiting) < self.max_waiting + (0 if self._open else self.max_running):
-                self._waiting.append(call)
-            else:
-                raise Overloaded(
-                    f"{len(self._running)} requests are running and {len(self._waiting)} are waiting; try again later",
-                    code="overloaded",
-                    retry_after=self._retry_after(),
-                )
+    async def enter(self, request: Admitted) -> None:
+        """Return once `request` has a slot. Raises Overloaded (429) or, draining or closed, Unavailable (503).
 
-    def leave(self, call: Call) -> None:
-        """Give back the slot or the place. Calling it twice does no harm."""
-        with self._lock:
-            if call in self._running:
-                self._running.discard(call)
-                if call.granted_at is not None:
-                    self._service_s += SMOOTHING * (time.monotonic() - call.granted_at - self._service_s)
-            elif call in self._waiting:
-                self._waiting.remove(call)
-            self._fill()
-            self._lock.notify_all()
+        Whoever calls this calls `leave` in the end, also when waiting was cancelled.
+        """
+        if self.draining:
+            raise Unavailable(
+                "this instance is shutting down; send the request again", code="draining", retry_after=RETRY_MIN
+            )
+        if self._closed:
+            raise Unavailable("the engine is gone; send the request again", code="engine_unavailable", retry_after=5)
+        if self._open and not self._waiting and len(self._running) < self.max_running:
+            self._running.add(request)
+            self._empty.clear()
+        elif len(self._waiting) < self.max_waiting + (0 if self._open else self.max_running):
+            granted = self._waiting[request] = asyncio.get_running_loop().create_future()
+            self._empty.clear()
+            await granted
+        else:
+            raise Overloaded(
+                f"{len(self._running)} requests are running and {len(self._waiting)} are waiting; try again later",
+                code="overloaded",
+                retry_after=self.retry_after(),
+            )
+
+    def leave(self, request: Admitted, service_s: float | None = None) -> None:
+        """Give back the slot, held for `service_s` seconds, or the place. Calling it twice does no harm."""
+        if request in self._running:
+            self._running.discard(request)
+            if service_s is not None:
+                self._service_s += SMOOTHING * (service_s - self._service_s)
+        elif self._waiting.pop(request, None) is None:
+            return
+        self._fill()
+        if not self._running and not self._waiting:
+            self._empty.set()
 
     def open(self) -> None:
         """The engine is ready: let those who waited in."""
-        with self._lock:
-            self._open = True
-            self._fill()
+        self._open = True
+        self._fill()
 
-    def close(self) -> list[Call]:
-        """The engine is gone: nobody gets a slot any more. Returns the calls that were waiting."""
-        with self._lock:
-            self._open, self._closed = False, True
-            waiting = list(self._waiting)
-            self._waiting.clear()
-            return waiting
+    def close(self) -> None:
+        """The engine is gone: nobody gets a slot any more."""
+        self._open, self._closed = False, True
 
     def drain(self) -> None:
         """Refuse what comes from now on; what is in stays in."""
-        with self._lock:
-            self._draining = True
+        self.draining = True
 
-    def wait_empty(self, timeout: float) -> bool:
-        """Block until nothing runs or waits; False when `timeout` seconds were not enough."""
-        with self._lock:
-            return self._lock.wait_for(lambda: not self._running and not self._waiting, timeout)
+    async def wait_empty(self, timeout: float) -> bool:
+        """Return True once nothing runs or waits, False when `timeout` seconds were not enough."""
+        try:
+            await asyncio.wait_for(self._empty.wait(), timeout)
+        except TimeoutError:
+            return False
+        return True
 
-    def inside(self) -> list[Call]:
-        with self._lock:
-            return [*self._running, *self._waiting]
-
-    def retry_after(self) -> int:
-        """Whole seconds after which a slot is likely to be free, from measured service times."""
-        with self._lock:
-            return self._retry_after()
-
-    @property
-    def draining(self) -> bool:
-        return self._draining
+    def inside(self) -> list[Admitted]:
+        """Everything that runs or waits."""
+        return [*self._running, *self._waiting]
 
     def counts(self) -> tuple[int, int]:
         """(running, waiting)"""
-        with self._lock:
-            return len(self._running), len(self._waiting)
+        return len(self._running), len(self._waiting)
 
-    def _retry_after(self) -> int:
+    def retry_after(self) -> int:
+        """Whole seconds after which a slot is likely to be free, from measured service times."""
         ahead = len(self._waiting) + 1
         return min(RETRY_MAX, max(RETRY_MIN, math.ceil(self._service_s * ahead / self.max_running)))
 
-    def _grant(self, call: Call) -> None:
-        self._running.add(call)
-        call.granted_at = time.monotonic()
-        call.put(Signal.GRANTED)
-
     def _fill(self) -> None:
         while self._open and self._waiting and len(self._running) < self.max_running:
-            self._grant(self._waiting.popleft())
+            request = next(iter(self._waiting))
+            granted = self._waiting.pop(request)
+            self._running.add(request)
+            if not granted.done():  # else its task was cancelled, and is about to leave
+                granted.set_result(None)

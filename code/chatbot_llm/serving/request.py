@@ -1,108 +1,161 @@
-"""One request to the engine, as an object every room can hold.
+"""The life of one request to the engine, for every route alike: slot, engine, end, log line.
 
-A `Call` has one inbox. Whoever has news for the request puts it there, from any thread: admission grants a slot, the
-engine puts chunks or a result, the watcher puts an end. One thread, the request's own, reads. Ending a request early
-is one act everywhere: `abort(cause)`.
+It runs in the task of its connection. Ending it early is one act everywhere, `end(cause)`: a deadline or a drain makes
+the engine finish with what it has, everything else cancels the task, and who is cancelled looks here for the reason.
 """
 
-import queue
+import asyncio
+import logging
 import time
-import uuid
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any, Literal
+from collections.abc import AsyncGenerator, Callable
 
-from chatbot_llm.wire import Rest, Wire
+from chatbot_llm.engine.base import EngineRequest, State
+from chatbot_llm.errors import ApiError, Unavailable, sse_event
+from chatbot_llm.observability import telemetry, tracing
+from chatbot_llm.serving.admission import Cause
+from chatbot_llm.serving.service import GRACE_S, Service
 
-Kind = Literal["chat", "completion", "tokenize", "detokenize"]
+log = logging.getLogger("chatbot_llm.request")
 
-
-class Cause(StrEnum):
-    """Why a request ended before the model was done."""
-
-    DEADLINE = "deadline"
-    DISCONNECT = "disconnect"
-    DRAIN = "drain"
+#: nginx's "client closed request"; nobody reads it, the log does.
+CLIENT_GONE = 499
+#: Seconds between two tries to cut a request short: before its prompt is rendered the engine does not know it.
+CUT_AGAIN_S = 0.1
+_LAST = b"data: [DONE]\n\n"
 
 
-class Signal(StrEnum):
-    GRANTED = "granted"
-    END = "end"
+class Request:
+    """One request. `route` names it in the log; `platform` holds what Function Compute said of it.
 
+    Times are seconds on the clock of `time.monotonic`, frozen time left out.
+    """
 
-@dataclass(frozen=True)
-class Result:
-    """A whole answer: HTTP status and JSON body."""
+    def __init__(
+        self,
+        service: Service,
+        engine_request: EngineRequest,
+        *,
+        route: str,
+        arrived: float,
+        limit_s: float,
+        platform: dict[str, str],
+    ) -> None:
+        self.engine_request = engine_request
+        self.arrived = arrived
+        self.deadline = arrived + limit_s
+        self.granted_at: float | None = None
+        self.first_at: float | None = None
+        self.cause: Cause | None = None
+        self._service = service
+        self._route = route
+        self._platform = platform
+        self._task: asyncio.Task[object] | None = None
+        self._cutting: asyncio.Task[None] | None = None
+        self._span = tracing.Span(route, engine_request.trace, time.monotonic() - arrived)
+        self._over = False
 
-    status: int
-    body: bytes
+    # its way
 
+    def prepare(self) -> None:
+        """Check the body at once, if the engine can already: not only when it has a slot. Raises BadRequest."""
+        if self._service.engine.status().state is State.READY:
+            try:
+                self._service.engine.prepare(self.engine_request)
+            except ApiError as error:
+                raise self._refused(error) from None
 
-Item = Result | bytes | Signal | Cause | Rest
+    async def run(self) -> "bytes | Stream":
+        """Wait for a slot, then for the whole answer or for the first event. Raises ApiError."""
+        self._task = asyncio.current_task()
+        self._service.deadlines.add(self)
+        try:
+            return await self._run()
+        except asyncio.CancelledError:
+            error = self._ended()
+        except ApiError as raised:
+            # vLLM takes the end of its task for the client's going, and says so (400) to one that is still there.
+            error = self._ended() if self.is_ended else raised
+        except BaseException:
+            self.close("internal_error")
+            raise
+        raise self._refused(error)
 
+    async def _run(self) -> "bytes | Stream":
+        engine, request = self._service.engine, self.engine_request
+        await self._service.admission.enter(self)
+        self.granted_at = time.monotonic()
+        if request.prepared is None:
+            engine.prepare(request)
+        answer = await engine.answer(request)
+        if isinstance(answer, bytes):
+            self.close(self.cause or "ok")
+            return answer
+        stream = Stream(self, answer)
+        await stream.begin()
+        self.first_at = time.monotonic()
+        return stream
 
-@dataclass(eq=False)
-class Call:
-    """A request on its way. `deadline` is on the clock of `time.monotonic`, in seconds."""
+    def _refused(self, error: ApiError) -> ApiError:
+        self.close(error.code or str(error.status))
+        # vLLM's messages repeat values of the body.
+        error.message = telemetry.withhold(error.message, self.engine_request.body)
+        error.param = error.param and telemetry.withhold(error.param, self.engine_request.body)
+        return error
 
-    kind: Kind
-    body: dict[str, Any]
-    deadline: float
-    request_id: str = ""
-    trace: dict[str, str] = field(default_factory=dict)
-    id: str = ""
-    #: The engine's own: the parsed body, and whatever it wants to find again.
-    prepared: Any = None
-    context: Any = None
-    arrived: float = field(default_factory=time.monotonic)
-    granted_at: float | None = None
-    first_at: float | None = None
-    cause: Cause | None = None
-    usage: dict[str, int] = field(default_factory=dict)
-    timing: dict[str, float] = field(default_factory=dict)
-    inbox: "queue.SimpleQueue[Item]" = field(default_factory=queue.SimpleQueue)
-    on_abort: Callable[[Cause], None] | None = None
-    #: How the engine's loop is asked to call something soon, and the short way to the client, if there is one.
-    soon: Callable[[Callable[[], None]], object] | None = None
-    wire: Wire | None = None
-    #: The engine broke off an answer that had begun; its status was 200.
-    failed: bool = False
-    #: The engine has said all of a streamed answer: whoever leaves now has missed nothing.
-    whole: bool = False
-    done: bool = False
+    # its end
 
-    def __post_init__(self) -> None:
-        # Two callers may send the same x-request-id: the engine must still tell them apart.
-        suffix = uuid.uuid4().hex[:12]
-        self.id = f"{self.request_id}-{suffix}" if self.request_id else suffix
-
-    @property
-    def stream(self) -> bool:
-        return bool(self.body.get("stream"))
-
-    def put(self, item: Item) -> None:
-        """News for this request. Chunks come from the engine's loop only."""
-        if self.wire is not None:
-            if isinstance(item, bytes):
-                if self.wire.take(item):
-                    return
-            else:
-                self.wire.flush()
-        self.inbox.put(item)
-
-    def abort(self, cause: Cause) -> None:
-        """End the request early. The first cause counts; the engine answers with what it has."""
-        if self.done or self.cause is not None:
+    def end(self, cause: Cause) -> None:
+        """End it early; the first cause counts."""
+        if self._over or self.cause is not None or self._task is None:
             return
         self.cause = cause
-        if self.on_abort is not None:
-            self.on_abort(cause)
+        if self.granted_at is not None and cause in (Cause.DEADLINE, Cause.DRAIN):
+            self._cutting = asyncio.create_task(self._cut())
         else:
-            self.put(cause)
+            self._task.cancel()
+
+    async def _cut(self) -> None:
+        self.engine_request.cut = True
+        until = time.monotonic() + GRACE_S
+        while time.monotonic() < until:
+            await self._service.engine.cut_short(self.engine_request)
+            await asyncio.sleep(CUT_AGAIN_S)
+        assert self._task is not None
+        self._task.cancel()
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether its task was ended from outside, whatever has become of the cancellation since."""
+        return self.cause is not None or bool(self._task and self._task.cancelling())
+
+    def _ended(self) -> ApiError:
+        """What its caller is answered after its task was cancelled."""
+        if self.cause is None:  # its connection did, whose client has gone
+            self.cause = Cause.DISCONNECT
+        elif self._task is not None:
+            self._task.uncancel()  # there is somebody to answer
+        status = self._service.engine.status()
+        running = self.granted_at is not None
+        if self.cause is Cause.DISCONNECT:
+            return ApiError("the client has gone", status=CLIENT_GONE, code="disconnect")
+        if self.cause is Cause.ENGINE and running:
+            return ApiError(status.reason or "the engine was stopped", code="engine_error")
+        if running:
+            return ApiError("the request was ended before an answer", status=504, code="deadline_exceeded")
+        if status.state is not State.READY:
+            return self._service.not_ready()
+        if self.cause is Cause.DRAIN:
+            return Unavailable("this instance is shutting down; send the request again", code="draining", retry_after=1)
+        return Unavailable(
+            "no slot came free before the request's deadline; try again later",
+            code="deadline_exceeded",
+            retry_after=self._service.admission.retry_after(),
+        )
+
+    def expire(self) -> None:
+        self.end(Cause.DEADLINE)
 
     def thawed(self, gap: float) -> None:
-        """The process was frozen for `gap` seconds: none of this call's times shall have seen it."""
         self.deadline += gap
         self.arrived += gap
         if self.granted_at is not None:
@@ -110,18 +163,112 @@ class Call:
         if self.first_at is not None:
             self.first_at += gap
 
-    def next(self) -> Item:
-        """Block for the next item. The watcher guarantees that one comes."""
-        return self.inbox.get()
+    def close(self, outcome: str) -> None:
+        """Give everything back and write the request's one log line. Does nothing the second time."""
+        if self._over:
+            return
+        self._over = True
+        if self._cutting is not None:
+            self._cutting.cancel()
+        service, request, now = self._service, self.engine_request, time.monotonic()
+        service.deadlines.remove(self)
+        service.admission.leave(self, None if self.granted_at is None else now - self.granted_at)
+        metrics = service.metrics
+        metrics.requests.labels(self._route, outcome).inc()
+        metrics.seconds.labels(self._route).observe(now - self.arrived)
+        if self.granted_at is not None:
+            metrics.queue.observe(self.granted_at - self.arrived)
+        if self.first_at is not None:
+            metrics.first.observe(self.first_at - self.arrived)
+        cold = service.answered == 0
+        service.answered += 1
+        names = [card["id"] for card in service.engine.models()] or [""]
+        fields = {
+            "msg": "request",
+            "route": self._route,
+            "model": request.body["model"] if request.body.get("model") in names else names[0],
+            "outcome": str(outcome),
+            "request_id": request.request_id,
+            "id": request.id,
+            "stream": request.stream,
+            "cold": cold,
+            **self._platform,
+            **request.usage,
+            **{f"{name}_ms": value for name, value in self.times().items()},
+        }
+        log.info("request", extra={"fields": fields})
+        self._span.end(fields)
 
-    def more(self, first: bytes) -> tuple[bytes, Item | None]:
-        """Join to `first` every chunk that is already here; also the item that ended the joining, if any."""
-        chunks = [first]
-        while True:
-            try:
-                item = self.inbox.get_nowait()
-            except queue.Empty:
-                return b"".join(chunks), None
-            if not isinstance(item, bytes):
-                return b"".join(chunks), item
-            chunks.append(item)
+    def times(self) -> dict[str, float]:
+        """Milliseconds: waiting for a slot, until the first token, decoding, all so far."""
+        now = time.monotonic()
+        spans: dict[str, float] = {}
+        if self.granted_at is not None:
+            spans["queue"] = (self.granted_at - self.arrived) * 1000
+            if self.first_at is not None:
+                spans["ttft"] = (self.first_at - self.granted_at) * 1000
+                spans["decode"] = (now - self.first_at) * 1000
+        spans |= {
+            {"time_to_first_token": "ttft", "generation": "decode", "queue": "engine_queue"}[name]: value
+            for name, value in self.engine_request.timing.items()
+        }
+        spans["total"] = (now - self.arrived) * 1000
+        return {name: round(value, 1) for name, value in spans.items()}
+
+
+class Stream:
+    """The events of a streamed answer; `aclose` gives everything back, however far it was read."""
+
+    def __init__(self, request: Request, events: AsyncGenerator[bytes, None]) -> None:
+        self.request = request
+        self._events = events
+        self._first: bytes | None = None
+        self._ended = False
+        self._failed = False
+        self.change: Callable[[bytes], bytes] | None = None
+
+    async def begin(self) -> None:
+        """Wait for the first event. Raises what the engine raises instead of one."""
+        try:
+            self._first = await anext(self._events)
+        except StopAsyncIteration:
+            raise ApiError("the engine ended the request without an answer", code="engine_error") from None
+
+    def __aiter__(self) -> "Stream":
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._ended:
+            raise StopAsyncIteration
+        event, self._first = self._first, None
+        if event is None:
+            event = await self._next()
+        self._ended = event.endswith(_LAST)
+        return event if self.change is None else self.change(event)
+
+    async def _next(self) -> bytes:
+        try:
+            return await anext(self._events)
+        except asyncio.CancelledError:
+            if self.request.cause is None:
+                raise
+            error = self.request._ended()
+        except ApiError as raised:
+            error = self.request._ended() if self.request.is_ended else raised
+        except StopAsyncIteration:
+            error = ApiError("the engine ended the answer without its last event", code="engine_error")
+        self._failed = True
+        body = self.request.engine_request.body
+        error.message = telemetry.withhold(error.message, body)
+        return sse_event(error.envelope())
+
+    async def aclose(self) -> None:
+        request = self.request
+        try:
+            await self._events.aclose()
+        finally:
+            if self._failed and request.cause in (None, Cause.ENGINE):
+                request.close(Cause.ENGINE)
+            else:
+                # A client may leave at the last event: it has missed nothing.
+                request.close(request.cause or ("ok" if self._ended else Cause.DISCONNECT))

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from vllm.v1.worker.cpu_worker import CPUWorker
 
-from chatbot_llm.engine.stand_in import stand_in
+from chatbot_llm.engine.patches import replaced
 
 #: Below vLLM's, whose logging is set up in its processes.
 log = logging.getLogger("vllm.chatbot_llm.cpu_worker")
@@ -40,7 +40,7 @@ class Worker(CPUWorker):  # type: ignore[misc]
 
     def initialize_from_config(self, kv_cache_config: Any) -> None:
         """Allocate the KV cache."""
-        with stand_in(torch, "zeros", zeros):
+        with replaced(torch, "zeros", zeros):
             super().initialize_from_config(kv_cache_config)
 
 
