@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
 from prometheus_client import CollectorRegistry
 
-from app_types import Make
-from chatbot_llm.app import create_app, service_of
+from chatbot_llm.app import create_app
 from chatbot_llm.engine.scripted import ScriptedEngine
 from chatbot_llm.observability.telemetry import Metrics
+from chatbot_llm.server.door import Door
 from chatbot_llm.settings import Settings
 from figures import MEASURING, Figure, Figures
+from in_process import App, Client, Make
 from launcher import Service
 
 #: The longest a start may take on two busy cores, seconds; unpacking the bundled model included.
@@ -50,21 +50,31 @@ def figure() -> Figure:
 @pytest.fixture
 def make_app() -> Iterator[Make]:
     """Make apps in this process, with settings and a script; their engines are stopped afterwards."""
-    made: list[Flask] = []
+    made: list[App] = []
 
-    def make(script: dict[str, Any] | None = None, start: bool = True, wait: bool = True, **settings: Any) -> Flask:
+    def make(script: dict[str, Any] | None = None, start: bool = True, wait: bool = True, **settings: Any) -> App:
         current = Settings(engine="scripted", script=json.dumps(script or {}), **settings)
-        app = create_app(current, ScriptedEngine(current), Metrics(CollectorRegistry()))
+        app = App(Door(create_app(current, ScriptedEngine(current), Metrics(CollectorRegistry()))))
         made.append(app)
         if start:
-            service_of(app).begin()
+            app.begin()
             if wait:
-                service_of(app).engine.wait(10)
+                app.wait_ready()
         return app
 
     yield make
     for app in made:
-        service_of(app).close()
+        app.close()
+
+
+@pytest.fixture
+def app(make_app: Make) -> App:
+    return make_app()
+
+
+@pytest.fixture
+def client(app: App) -> Client:
+    return app.test_client()
 
 
 @pytest.fixture(scope="session")

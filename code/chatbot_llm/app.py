@@ -16,7 +16,7 @@ from chatbot_llm.settings import Settings
 
 log = logging.getLogger(__name__)
 
-#: In an environment: the ApiError that this request is to be answered with.
+#: In an environment: the exception that this request is to be answered for.
 REFUSAL = "chatbot.refusal"
 
 

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 import requests
-from flask.testing import FlaskClient
 
-from app_types import Make
+from in_process import Client, Make
 from launcher import Service
 
 pytestmark = pytest.mark.engine
@@ -32,7 +31,7 @@ REQUESTS: list[tuple[str, Any]] = [
 
 
 @pytest.fixture
-def double(make_app: Make) -> FlaskClient:
+def double(make_app: Make) -> Client:
     return make_app().test_client()
 
 
@@ -56,7 +55,7 @@ def misfits(ours: Any, theirs: Any, where: str = "") -> list[str]:
 
 
 @pytest.mark.parametrize(("path", "body"), REQUESTS)
-def test_the_double_has_the_real_shape(server: Service, double: FlaskClient, path: str, body: Any) -> None:
+def test_the_double_has_the_real_shape(server: Service, double: Client, path: str, body: Any) -> None:
     real = requests.post(f"{server.url}{path}", json=body, timeout=120)
     ours = double.post(path, json=body)
     assert ours.status_code == real.status_code

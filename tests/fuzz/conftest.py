@@ -5,9 +5,8 @@ from collections.abc import Iterator
 import fuzzing
 import pytest
 
-from chatbot_llm.settings import Settings
 from figures import Figure
-from launcher import OTHER_THREADS, Service
+from launcher import THREADS, Service
 
 #: The most memory a run may cost, bytes: some for caches, far less than a leak per input would come to.
 GROWTH = 100e6
@@ -17,7 +16,6 @@ GROWTH = 100e6
 def service(tmp_path_factory: pytest.TempPathFactory, figure: Figure) -> Iterator[Service]:
     """The real process. Afterwards it must be as it was: nobody inside, no thread too many, no unexpected error."""
     options = {"read_timeout_s": 3, "max_running": 8, "max_waiting": 8}
-    pool = Settings(engine="scripted", **options).threads
     running = Service(tmp_path_factory.mktemp("fuzz") / "log.txt", **options)
     try:
         worker = running.wait_ready().worker
@@ -27,7 +25,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, figure: Figure) -> Iterato
         yield running
         running.wait_idle()
         assert worker.is_running(), "it has been restarted"
-        assert worker.num_threads() <= pool + OTHER_THREADS
+        assert worker.num_threads() <= THREADS
         grown = worker.memory_info().rss - before
         assert grown < GROWTH
         for word in ("unexpected error", "Traceback", '"level": "error"', '"level": "critical"'):

@@ -6,10 +6,9 @@ import re
 from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
 
-from app_types import Make
 from chatbot_llm.observability import telemetry
+from in_process import Client, Make
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Capital of France?"}], "max_tokens": 3}
 #: Where FC's `logBeginRule: DefaultRegex` begins a new log entry (fc-docs 04/043).
@@ -56,18 +55,18 @@ def test_a_request_is_one_line_with_everything_in_it(
     ("body", "outcome"), [({**CHAT, "max_tokens": 0}, "400"), ({**CHAT, "script": {"first_s": 9}}, "deadline")]
 )
 def test_a_request_that_fails_has_its_line_too(
-    client: FlaskClient, caplog: pytest.LogCaptureFixture, body: dict[str, Any], outcome: str
+    client: Client, caplog: pytest.LogCaptureFixture, body: dict[str, Any], outcome: str
 ) -> None:
     client.post("/chat", json=body, headers={"x-request-timeout": "0.1"})
     assert [line["outcome"] for line in lines(caplog)] == [outcome]
 
 
-def test_elsewhere_the_platforms_headers_are_not_logged(client: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
+def test_elsewhere_the_platforms_headers_are_not_logged(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     client.post("/chat", json=CHAT, headers={"x-fc-request-id": "spoofed"})
     assert "spoofed" not in json.dumps(lines(caplog))
 
 
-def test_an_answer_names_its_times_and_its_request(client: FlaskClient) -> None:
+def test_an_answer_names_its_times_and_its_request(client: Client) -> None:
     answer = client.post("/chat", json=CHAT, headers={"x-request-id": "r-1"})
     spans = dict(span.split(";dur=") for span in answer.headers["Server-Timing"].split(", "))
     assert float(spans["queue"]) <= float(spans["total"])
@@ -76,13 +75,13 @@ def test_an_answer_names_its_times_and_its_request(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/chat"])
-def test_an_error_names_its_request_too(client: FlaskClient, path: str) -> None:
+def test_an_error_names_its_request_too(client: Client, path: str) -> None:
     answer = client.post(path, json={}, headers={"x-request-id": "r-2"})
     assert answer.status_code >= 400 and answer.headers["x-request-id"] == "r-2"
 
 
 @pytest.mark.parametrize("given", ["a b", "x\ty", "a" * 129, "{}", "é"])
-def test_an_id_that_could_forge_a_line_is_replaced(client: FlaskClient, given: str) -> None:
+def test_an_id_that_could_forge_a_line_is_replaced(client: Client, given: str) -> None:
     answer = client.post("/chat", json=CHAT, headers={"x-request-id": given})
     assert re.fullmatch(r"[0-9a-f]{12}", answer.headers["x-request-id"])
 

@@ -18,29 +18,30 @@ TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 #: lives as long as the process.
 PROGRAM = """
 import json
-from prometheus_client import CollectorRegistry
-from chatbot_llm.app import create_app, service_of
-from chatbot_llm.engine.scripted import ScriptedEngine
-from chatbot_llm.settings import Settings
-from chatbot_llm.observability.telemetry import Metrics
 import sys
+from prometheus_client import CollectorRegistry
+from chatbot_llm.app import create_app
+from chatbot_llm.engine.scripted import ScriptedEngine
+from chatbot_llm.observability.telemetry import Metrics
+from chatbot_llm.server.door import Door
+from chatbot_llm.settings import Settings
+from in_process import App
 
 settings = Settings(engine="scripted")
 engine = ScriptedEngine(settings)
-told = []
-submit = engine.submit
-engine.submit = lambda call: (told.append(dict(call.trace)), submit(call))
-app = create_app(settings, engine, Metrics(CollectorRegistry()))
-service_of(app).begin()
-engine.wait(10)
+seen = []
+answer = engine.answer
+engine.answer = lambda request: (seen.append(dict(request.trace)), answer(request))[1]
+app = App(Door(create_app(settings, engine, Metrics(CollectorRegistry()))))
+app.begin()
+app.wait_ready()
 body = {"messages": [{"role": "user", "content": "my secret"}], "max_tokens": 2}
 headers = {"traceparent": "00-TRACE-PARENT-01", "x-request-id": "r-1"}
 client = app.test_client()
 assert client.post("/chat", json=body, headers=headers).status_code == 200
-with client.post("/generate", json={"prompt": "a", "max_tokens": 2, "stream": True}) as answer:
-    assert answer.get_data()
-engine.stop()
-print(json.dumps({"told": told, "otel": "opentelemetry" in sys.modules}))
+assert client.post("/generate", json={"prompt": "a", "max_tokens": 2, "stream": True}).get_data()
+app.close()
+print(json.dumps({"told": seen, "otel": "opentelemetry" in sys.modules}))
 """.replace("TRACE-PARENT", f"{TRACE}-{PARENT}")
 
 

@@ -1,61 +1,43 @@
 """The playground page as text: what it may not contain, and what stands in its headers. No browser, no process."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from html.parser import HTMLParser
-from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
-from prometheus_client import CollectorRegistry
 
-from chatbot_llm.app import create_app, service_of
 from chatbot_llm.engine.base import Phase
-from chatbot_llm.engine.scripted import ScriptedEngine
-from chatbot_llm.observability.telemetry import Metrics
 from chatbot_llm.routes import playground
-from chatbot_llm.serving.service import Service
-from chatbot_llm.settings import Settings
+from in_process import Client, Make
 
 PAGE = playground.PAGE.read_text(encoding="utf-8")
 #: WCAG 2.1, 1.4.3 and 1.4.11: text on its background; borders of controls.
 TEXT_CONTRAST, EDGE_CONTRAST = 4.5, 3.0
 
 
-Client = Callable[..., FlaskClient]
+Loading = Callable[..., Client]
 
 
 @pytest.fixture
-def client() -> Iterator[Client]:
+def client(make_app: Make) -> Loading:
     """Make clients of a service that has just begun to load, and will not be done."""
-    services: list[Service] = []
-
-    def make(**settings: Any) -> FlaskClient:
-        current = Settings(engine="scripted", script='{"load_s": 60}', **settings)
-        app = create_app(current, ScriptedEngine(current), Metrics(CollectorRegistry()))
-        services.append(service_of(app))
-        services[-1].begin()
-        return app.test_client()
-
-    yield make
-    for service in services:
-        service.engine.stop(timeout=0.1)
+    return lambda **settings: make_app({"load_s": 60}, wait=False, **settings).test_client()
 
 
-def test_the_page_is_shown_before_the_engine_is_ready_and_without_a_key(client: Client) -> None:
+def test_the_page_is_shown_before_the_engine_is_ready_and_without_a_key(client: Loading) -> None:
     answer = client(api_keys="0123456789abcdef").get("/")
     assert answer.status_code == 200
     assert answer.content_type == "text/html; charset=utf-8"
     assert answer.text == PAGE
 
 
-def test_the_playground_can_be_switched_off(client: Client) -> None:
+def test_the_playground_can_be_switched_off(client: Loading) -> None:
     answer = client(playground=False).get("/")
     assert answer.status_code == 404
     assert answer.json is not None and answer.json["error"]["type"] == "not_found_error"
 
 
-def test_the_policy_allows_this_page_and_nothing_else(client: Client) -> None:
+def test_the_policy_allows_this_page_and_nothing_else(client: Loading) -> None:
     policy = client().get("/").headers["Content-Security-Policy"]
     directives = dict(part.split(" ", 1) for part in policy.split("; "))
     assert directives["default-src"] == "'none'"

@@ -5,14 +5,15 @@ import json
 from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
+
+from in_process import Client
 
 CHAT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
 JSON = "application/json"
 RAW = {"prompt": "Hello", "max_tokens": 4}
 
 
-def invoke(client: FlaskClient, event: Any) -> Any:
+def invoke(client: Client, event: Any) -> Any:
     """Send an event as FC does: bytes of no particular type."""
     data = event if isinstance(event, bytes) else json.dumps(event).encode()
     return client.post("/invoke", data=data, content_type="application/octet-stream")
@@ -40,7 +41,7 @@ REQUESTS: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize(("path", "body"), REQUESTS)
 @pytest.mark.parametrize("form", ["object", "string", "base64", "httpMethod", "fc"])
-def test_an_event_answers_what_the_route_answers(client: FlaskClient, path: str, body: Any, form: str) -> None:
+def test_an_event_answers_what_the_route_answers(client: Client, path: str, body: Any, form: str) -> None:
     text = json.dumps(body)
     event: dict[str, Any] = {
         "object": {"path": path, "method": "POST", "body": body},
@@ -62,22 +63,22 @@ def test_an_event_answers_what_the_route_answers(client: FlaskClient, path: str,
 
 
 @pytest.mark.parametrize(("event", "path"), [(CHAT, "/chat"), (RAW, "/generate")])
-def test_a_bare_body_is_understood(client: FlaskClient, event: Any, path: str) -> None:
+def test_a_bare_body_is_understood(client: Client, event: Any, path: str) -> None:
     assert timeless(invoke(client, event).get_json()) == timeless(client.post(path, json=event).get_json())
 
 
-def test_a_streamed_event_is_the_same_stream(client: FlaskClient) -> None:
+def test_a_streamed_event_is_the_same_stream(client: Client) -> None:
     text = invoke(client, {**CHAT, "stream": True}).get_data(as_text=True)
     assert text.startswith("data: {") and text.endswith("data: [DONE]\n\n")
 
 
-def test_other_routes_can_be_called(client: FlaskClient) -> None:
+def test_other_routes_can_be_called(client: Client) -> None:
     assert invoke(client, {"path": "/health", "method": "GET"}).get_json()["ready"] is True
     assert invoke(client, {"path": "/v1/models"}).get_json()["data"][0]["id"] == "scripted"
 
 
 @pytest.mark.parametrize("event", [b"", b"  ", {}, {"key1": "value1", "key2": "value2", "key3": "value3"}, {"path": 1}])
-def test_an_event_that_means_nothing_gets_a_hint(client: FlaskClient, event: Any) -> None:
+def test_an_event_that_means_nothing_gets_a_hint(client: Client, event: Any) -> None:
     error = invoke(client, event).get_json()["error"]
     assert error["code"] == "unknown_event" and error["status"] == 400
     for word in ("messages", "prompt", "path"):
@@ -85,7 +86,7 @@ def test_an_event_that_means_nothing_gets_a_hint(client: FlaskClient, event: Any
 
 
 @pytest.mark.parametrize("path", ["/invoke", "/initialize", "/pre-stop"])
-def test_an_event_cannot_reach_the_platforms_routes(client: FlaskClient, path: str) -> None:
+def test_an_event_cannot_reach_the_platforms_routes(client: Client, path: str) -> None:
     method = "GET" if path == "/pre-stop" else "POST"
     assert invoke(client, {"path": path, "method": method, "body": {}}).get_json()["error"]["status"] == 403
 
@@ -102,5 +103,5 @@ def test_an_event_cannot_reach_the_platforms_routes(client: FlaskClient, path: s
         {"path": "/" + "x" * 5000},
     ],
 )
-def test_a_broken_event_is_a_400(client: FlaskClient, event: Any) -> None:
+def test_a_broken_event_is_a_400(client: Client, event: Any) -> None:
     assert invoke(client, event).get_json()["error"]["status"] == 400

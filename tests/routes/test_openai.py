@@ -4,11 +4,8 @@ import json
 from typing import Any
 
 import pytest
-from flask import Flask
-from flask.testing import FlaskClient
 
-from app_types import Make
-from chatbot_llm.app import service_of
+from in_process import App, Client, Make
 
 CHAT: dict[str, Any] = {
     "model": "scripted",
@@ -28,7 +25,7 @@ def envelope(answer: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", ["/chat", "/v1/chat/completions"])
-def test_a_chat_is_answered_in_the_openai_form(client: FlaskClient, path: str) -> None:
+def test_a_chat_is_answered_in_the_openai_form(client: Client, path: str) -> None:
     answer = client.post(path, json=CHAT)
     body = answer.get_json()
     assert answer.status_code == 200
@@ -38,7 +35,7 @@ def test_a_chat_is_answered_in_the_openai_form(client: FlaskClient, path: str) -
     assert body["usage"]["total_tokens"] == body["usage"]["prompt_tokens"] + 6
 
 
-def test_a_stream_ends_with_usage_and_done(client: FlaskClient) -> None:
+def test_a_stream_ends_with_usage_and_done(client: Client) -> None:
     answer = client.post("/chat", json={**CHAT, "stream": True, "stream_options": {"include_usage": True}})
     assert answer.mimetype == "text/event-stream"
     events = answer.get_data(as_text=True).strip().split("\n\n")
@@ -49,35 +46,35 @@ def test_a_stream_ends_with_usage_and_done(client: FlaskClient) -> None:
     assert text == "The capital of France is Paris."
 
 
-def test_generate_adds_the_list_of_texts(client: FlaskClient) -> None:
+def test_generate_adds_the_list_of_texts(client: Client) -> None:
     body = client.post("/generate", json={"prompt": "Q: ", "max_tokens": 2}).get_json()
     assert body["object"] == "text_completion"
     assert body["text"] == ["Q: The capital"]
     assert body["choices"][0]["text"] == "The capital"
 
 
-def test_generate_streams_texts_that_grow(client: FlaskClient) -> None:
+def test_generate_streams_texts_that_grow(client: Client) -> None:
     answer = client.post("/generate", json={"prompt": "Q: ", "max_tokens": 2, "stream": True})
     events = [json.loads(e[6:]) for e in answer.get_data(as_text=True).strip().split("\n\n")[:-1]]
     assert [event["text"] for event in events] == [["Q: The"], ["Q: The capital"], ["Q: The capital"]]
 
 
-def test_completions_have_no_extra_list(client: FlaskClient) -> None:
+def test_completions_have_no_extra_list(client: Client) -> None:
     assert "text" not in client.post("/v1/completions", json={"prompt": "Q", "max_tokens": 2}).get_json()
 
 
-def test_the_model_name_may_be_left_out(client: FlaskClient) -> None:
+def test_the_model_name_may_be_left_out(client: Client) -> None:
     assert client.post("/chat", json={"messages": CHAT["messages"]}).status_code == 200
 
 
-def test_a_model_that_is_not_served_is_404_and_names_those_that_are(client: FlaskClient) -> None:
+def test_a_model_that_is_not_served_is_404_and_names_those_that_are(client: Client) -> None:
     answer = client.post("/chat", json={**CHAT, "model": "gpt-4"})
     assert answer.status_code == 404
     error = envelope(answer)
     assert error["code"] == "model_not_found" and "scripted" in error["message"]
 
 
-def test_models_and_version_name_what_is_served(client: FlaskClient) -> None:
+def test_models_and_version_name_what_is_served(client: Client) -> None:
     assert [card["id"] for card in client.get("/v1/models").get_json()["data"]] == ["scripted"]
     assert client.get("/v1/models/scripted").get_json()["id"] == "scripted"
     assert client.get("/v1/models/other").status_code == 404
@@ -103,13 +100,13 @@ def test_models_and_version_name_what_is_served(client: FlaskClient) -> None:
         ({"json": CHAT, "headers": {"x-request-timeout": "soon"}}, 400, "x-request-timeout"),
     ],
 )
-def test_a_wrong_request_is_told_what_is_wrong(client: FlaskClient, send: Any, status: int, part: str) -> None:
+def test_a_wrong_request_is_told_what_is_wrong(client: Client, send: Any, status: int, part: str) -> None:
     answer = client.post("/chat", **send)
     assert answer.status_code == status
     assert part in envelope(answer)["message"]
 
 
-def test_too_many_tokens_for_the_context_has_its_own_code(client: FlaskClient) -> None:
+def test_too_many_tokens_for_the_context_has_its_own_code(client: Client) -> None:
     answer = client.post("/generate", json={"prompt": "word " * 9000, "max_tokens": 1})
     assert answer.status_code == 400
     assert envelope(answer)["code"] == "context_length_exceeded"
@@ -122,32 +119,32 @@ def test_a_body_above_the_limit_is_413(make_app: Make) -> None:
     assert "2048" in envelope(answer)["message"]
 
 
-def test_unknown_routes_and_methods_have_the_envelope(client: FlaskClient) -> None:
+def test_unknown_routes_and_methods_have_the_envelope(client: Client) -> None:
     assert "/nope" in envelope(client.get("/nope"))["message"]
     answer = client.get("/chat")
     assert answer.status_code == 405 and "POST" in answer.headers["Allow"]
     envelope(answer)
 
 
-def test_a_surprise_in_our_code_leaks_nothing(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    def burst(call: object) -> None:
+def test_a_surprise_in_our_code_leaks_nothing(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def burst(request: object) -> None:
         raise ZeroDivisionError("secret detail")
 
-    monkeypatch.setattr(service_of(app).engine, "submit", burst)
+    monkeypatch.setattr(app.service.engine, "answer", burst)
     answer = app.test_client().post("/chat", json=CHAT)
     assert answer.status_code == 500
     assert "secret" not in envelope(answer)["message"]
-    assert service_of(app).admission.counts() == (0, 0)
+    assert app.service.admission.counts() == (0, 0)
 
 
-def test_a_request_id_is_echoed_and_timed(client: FlaskClient) -> None:
+def test_a_request_id_is_echoed_and_timed(client: Client) -> None:
     answer = client.post("/chat", json=CHAT, headers={"x-request-id": "abc-1"})
     assert answer.headers["x-request-id"] == "abc-1"
     assert "abc-1" in answer.get_json()["id"]
     assert "queue;dur=" in answer.headers["Server-Timing"]
 
 
-def test_a_harmful_request_id_is_not_echoed(client: FlaskClient) -> None:
+def test_a_harmful_request_id_is_not_echoed(client: Client) -> None:
     answer = client.post("/chat", json=CHAT, headers={"x-request-id": "a b<c>"})
     assert "<" not in answer.headers["x-request-id"]
 

@@ -3,8 +3,7 @@
 import threading
 import time
 
-from app_types import Make
-from chatbot_llm.app import service_of
+from in_process import Make
 
 CHAT = {"messages": [{"role": "user", "content": "Hello"}]}
 
@@ -15,7 +14,7 @@ def test_health_is_503_with_the_phase_until_the_engine_is_ready(make_app: Make) 
     body = answer.get_json()
     assert answer.status_code == 503
     assert body["state"] == "loading" and body["phase"] and body["phase_s"] >= 0
-    service_of(app).engine.wait(10)
+    app.wait_ready()
     assert app.test_client().get("/health").status_code == 200
 
 
@@ -55,21 +54,20 @@ def test_those_who_waited_are_told_when_loading_fails(make_app: Make) -> None:
 
 
 def test_the_engine_starts_once_however_often_it_is_asked(make_app: Make) -> None:
-    app = make_app(start=False)
-    engine = service_of(app).engine
-    before = set(threading.enumerate())
-    threads = [threading.Thread(target=engine.start) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    engine.wait(10)
-    assert [thread.name for thread in set(threading.enumerate()) - before] == ["engine"]
+    app = make_app({"load_s": 0.2}, wait=False)
+    states: list[str] = []
+    app.service.engine.on_change(lambda state: states.append(state))
+    clients = [threading.Thread(target=lambda: app.test_client().post("/initialize")) for _ in range(8)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    assert states == ["ready"]
 
 
 def test_garbage_from_the_engine_keeps_it_from_being_ready(make_app: Make) -> None:
     app = make_app({"text": "!!!!!!!!!!!!"})
-    status = service_of(app).engine.status()
+    status = app.service.engine.status()
     assert status.state == "failed" and "'!'" in status.reason
     assert app.test_client().get("/health").status_code == 503
 
@@ -80,7 +78,7 @@ def test_pre_stop_refuses_new_work_and_lets_running_work_finish(make_app: Make) 
     body = {**CHAT, "max_tokens": 10}
     running = threading.Thread(target=lambda: answers.append(app.test_client().post("/chat", json=body).status_code))
     running.start()
-    while service_of(app).admission.counts() != (1, 0):
+    while app.service.admission.counts() != (1, 0):
         time.sleep(0.005)
     stopped = app.test_client().get("/pre-stop")
     running.join()
@@ -101,7 +99,7 @@ def test_pre_stop_cuts_short_what_outlasts_the_limit(make_app: Make) -> None:
 
     running = threading.Thread(target=ask)
     running.start()
-    while service_of(app).admission.counts() != (1, 0):
+    while app.service.admission.counts() != (1, 0):
         time.sleep(0.005)
     assert app.test_client().get("/pre-stop").get_json()["cut_short"] is True
     running.join()

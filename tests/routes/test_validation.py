@@ -4,11 +4,11 @@ import json
 from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
 
 from chatbot_llm.errors import BadRequest
 from chatbot_llm.routes import validation as limits
 from chatbot_llm.settings import Settings
+from in_process import Client
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
 SETTINGS = Settings(engine="scripted", max_prompt_chars=10_000)
@@ -163,20 +163,20 @@ def test_honest_bodies_pass(body: dict[str, Any]) -> None:
         b"{}{}",
     ],
 )
-def test_what_is_no_json_object_is_told_so(client: FlaskClient, raw: bytes) -> None:
+def test_what_is_no_json_object_is_told_so(client: Client, raw: bytes) -> None:
     answer = client.post("/chat", data=raw, content_type="application/json")
     assert answer.status_code == 400
     assert answer.get_json()["error"]["type"] == "invalid_request_error"
 
 
-def test_a_body_larger_than_allowed_is_refused(client: FlaskClient) -> None:
+def test_a_body_larger_than_allowed_is_refused(client: Client) -> None:
     limit = Settings(engine="scripted").max_body_bytes
     answer = client.post("/chat", data=b"{" + b" " * limit + b"}", content_type="application/json")
     assert answer.status_code == 413
     assert answer.headers["Connection"] == "close"
 
 
-def test_only_json_is_a_body(client: FlaskClient) -> None:
+def test_only_json_is_a_body(client: Client) -> None:
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""):
         answer = client.post("/chat", data=json.dumps(CHAT), content_type=kind)
         assert answer.status_code == 415

@@ -5,20 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
 
-from app_types import Make
+from in_process import Client, Make
 from launcher import Service
 
 
 @pytest.fixture
-def client_of(make_app: Make) -> Callable[..., FlaskClient]:
+def client_of(make_app: Make) -> Callable[..., Client]:
     """A test client of a ready app with the given settings."""
     return lambda *script, **settings: make_app(*script, **settings).test_client()
 
 
 @pytest.fixture
-def client(client_of: Callable[..., FlaskClient]) -> FlaskClient:
+def client(client_of: Callable[..., Client]) -> Client:
     return client_of()
 
 

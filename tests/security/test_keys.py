@@ -5,13 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
 
 from chatbot_llm.routes import auth as guard
+from in_process import Client
 
 OLD, NEW = "old-key-0123456789abcdef", "new-key-0123456789abcdef"
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
-Make = Callable[..., FlaskClient]
+Make = Callable[..., Client]
 
 
 @pytest.fixture

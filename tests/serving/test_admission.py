@@ -1,20 +1,41 @@
 """Slots, places in the queue, order and Retry-After, without HTTP or an engine."""
 
-import time
+import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from chatbot_llm.errors import Overloaded, Unavailable
-from chatbot_llm.serving.admission import Admission
-from chatbot_llm.serving.request import Call, Signal
+from chatbot_llm.serving.admission import Admission, Cause
+
+Check = Callable[[], Awaitable[None]]
 
 
-def call() -> Call:
-    return Call("chat", {}, deadline=time.monotonic() + 10)
+class Entrant:
+    """Something that wants a slot."""
+
+    def __init__(self, admission: Admission) -> None:
+        self.admission = admission
+        self.task = asyncio.ensure_future(admission.enter(self))
+
+    @property
+    def granted(self) -> bool:
+        return self.task.done() and not self.task.cancelled() and self.task.exception() is None
+
+    def end(self, cause: Cause) -> None:
+        self.task.cancel()
 
 
-def granted(one: Call) -> bool:
-    return one.granted_at is not None
+async def enter(admission: Admission, count: int = 1) -> list[Entrant]:
+    """So many ask one after the other; returns once each has its slot, its place or its refusal."""
+    entrants = [Entrant(admission) for _ in range(count)]
+    await turn()
+    return entrants
+
+
+async def turn() -> None:
+    for _ in range(3):
+        await asyncio.sleep(0)
 
 
 def opened(running: int, waiting: int) -> Admission:
@@ -23,84 +44,110 @@ def opened(running: int, waiting: int) -> Admission:
     return admission
 
 
-def test_a_second_request_waits_when_the_slot_is_taken_and_runs_when_it_is_free() -> None:
-    admission, first, second = opened(1, 1), call(), call()
-    admission.enter(first)
-    admission.enter(second)
-    assert granted(first) and not granted(second)
-    admission.leave(first)
-    assert second.next() is Signal.GRANTED
+def on_a_loop(check: Check) -> Callable[[], None]:
+    def run() -> None:
+        asyncio.run(check())  # type: ignore[arg-type]
+
+    run.__name__ = check.__name__
+    return run
 
 
-def test_beyond_the_queue_a_request_is_refused_with_a_time_to_come_back() -> None:
+@on_a_loop
+async def test_a_second_request_waits_when_the_slot_is_taken_and_runs_when_it_is_free() -> None:
     admission = opened(1, 1)
-    admission.enter(call())
-    admission.enter(call())
+    first, second = await enter(admission, 2)
+    assert first.granted and not second.granted
+    admission.leave(first)
+    await second.task
+
+
+@on_a_loop
+async def test_beyond_the_queue_a_request_is_refused_with_a_time_to_come_back() -> None:
+    admission = opened(1, 1)
+    *_, third = await enter(admission, 3)
     with pytest.raises(Overloaded) as refused:
-        admission.enter(call())
+        await third.task
     assert refused.value.status == 429 and (refused.value.retry_after or 0) >= 1
 
 
-def test_first_come_first_served() -> None:
-    admission, calls = opened(2, 8), [call() for _ in range(8)]
-    for one in calls:
-        admission.enter(one)
-    served = []
-    for one in calls:
-        assert granted(one)
-        served.append(one)
+@on_a_loop
+async def test_first_come_first_served() -> None:
+    admission = opened(2, 8)
+    entrants = await enter(admission, 8)
+    for one in entrants:
+        await turn()
+        assert one.granted
         admission.leave(one)
-    assert served == calls
+    assert admission.counts() == (0, 0)
 
 
-def test_nobody_overtakes_those_who_waited_for_the_engine() -> None:
-    admission, early, late = Admission(1, 4), call(), call()
-    admission.enter(early)
-    assert not granted(early)
+@on_a_loop
+async def test_nobody_overtakes_those_who_waited_for_the_engine() -> None:
+    admission = Admission(1, 4)
+    (early,) = await enter(admission)
+    assert not early.granted
     admission.open()
-    admission.enter(late)
-    assert granted(early) and not granted(late)
+    (late,) = await enter(admission)
+    assert early.granted and not late.granted
 
 
-def test_leaving_twice_frees_one_slot() -> None:
-    admission, calls = opened(1, 4), [call() for _ in range(3)]
-    for one in calls:
-        admission.enter(one)
-    admission.leave(calls[0])
-    admission.leave(calls[0])
-    assert granted(calls[1]) and not granted(calls[2])
+@on_a_loop
+async def test_leaving_twice_frees_one_slot() -> None:
+    admission = opened(1, 4)
+    entrants = await enter(admission, 3)
+    admission.leave(entrants[0])
+    admission.leave(entrants[0])
+    await turn()
+    assert entrants[1].granted and not entrants[2].granted
     assert admission.counts() == (1, 1)
 
 
-def test_one_who_gives_up_waiting_leaves_no_hole() -> None:
-    admission, calls = opened(1, 4), [call() for _ in range(3)]
-    for one in calls:
-        admission.enter(one)
-    admission.leave(calls[1])
-    admission.leave(calls[0])
-    assert granted(calls[2])
+@on_a_loop
+async def test_one_who_gives_up_waiting_leaves_no_hole() -> None:
+    admission = opened(1, 4)
+    entrants = await enter(admission, 3)
+    entrants[1].end(Cause.DISCONNECT)
+    await turn()
+    admission.leave(entrants[1])
+    admission.leave(entrants[0])
+    await turn()
+    assert entrants[2].granted
 
 
-def test_draining_refuses_the_new_and_keeps_the_old() -> None:
-    admission, old = opened(1, 1), call()
-    admission.enter(old)
+@on_a_loop
+async def test_one_who_gives_up_in_the_moment_it_is_granted_keeps_no_slot() -> None:
+    admission = opened(1, 4)
+    first, second, third = await enter(admission, 3)
+    admission.leave(first)
+    second.end(Cause.DISCONNECT)
+    await turn()
+    admission.leave(second)
+    await turn()
+    assert third.granted
+
+
+@on_a_loop
+async def test_draining_refuses_the_new_and_keeps_the_old() -> None:
+    admission = opened(1, 1)
+    (old,) = await enter(admission)
     admission.drain()
+    (new,) = await enter(admission)
     with pytest.raises(Unavailable) as refused:
-        admission.enter(call())
+        await new.task
     assert refused.value.status == 503 and refused.value.code == "draining"
-    assert not admission.wait_empty(0.01)
+    assert not await admission.wait_empty(0.01)
     admission.leave(old)
-    assert admission.wait_empty(1)
+    assert await admission.wait_empty(1)
 
 
-def test_retry_after_follows_what_was_measured() -> None:
+@on_a_loop
+async def test_retry_after_follows_what_was_measured() -> None:
     admission = opened(1, 50)
     for seconds in [30.0] * 30:
-        one = call()
-        admission.enter(one)
-        one.granted_at = time.monotonic() - seconds
-        admission.leave(one)
+        (one,) = await enter(admission)
+        admission.leave(one, seconds)
     assert 28 <= admission.retry_after() <= 31
-    for _ in range(3):
-        admission.enter(call())
+    await enter(admission, 4)
     assert admission.retry_after() > 60
+    for one in admission.inside():
+        one.end(Cause.DRAIN)

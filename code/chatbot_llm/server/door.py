@@ -71,7 +71,12 @@ class Door:
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self.service.close()
+        self.close()
         await send({"type": "lifespan.shutdown.complete"})
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._judges.shutdown(wait=False)
 
     async def _respond(self, environ: Environ, receive: Receive, send: Send) -> None:
         try:
@@ -131,7 +136,7 @@ class Door:
         with self.app.request_context(environ):
             return self.app.full_dispatch_request()
 
-    def _refuse(self, environ: Environ, error: ApiError) -> Response:
+    def _refuse(self, environ: Environ, error: Exception) -> Response:
         """The error as Flask would answer it, with every header that an answer of this route has."""
         environ[REFUSAL] = error
         return self._dispatch(environ)
@@ -139,7 +144,7 @@ class Door:
     async def _carry_out(self, response: Deferred, environ: Environ, send: Send) -> None:
         try:
             answer = await response.produce(response)
-        except ApiError as error:
+        except Exception as error:
             await _send(self._refuse(environ, error), environ, send)
             return
         if isinstance(answer, bytes):
