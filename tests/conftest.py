@@ -52,14 +52,13 @@ def make_app() -> Iterator[Make]:
     """Make apps in this process, with settings and a script; their engines are stopped afterwards."""
     made: list[App] = []
 
-    def make(script: dict[str, Any] | None = None, start: bool = True, wait: bool = True, **settings: Any) -> App:
+    def make(script: dict[str, Any] | None = None, wait: bool = True, **settings: Any) -> App:
         current = Settings(engine="scripted", script=json.dumps(script or {}), **settings)
         app = App(Door(create_app(current, ScriptedEngine(current), Metrics(CollectorRegistry()))))
         made.append(app)
-        if start:
-            app.begin()
-            if wait:
-                app.wait_ready()
+        app.begin()
+        if wait:
+            app.wait_ready()
         return app
 
     yield make

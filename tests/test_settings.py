@@ -53,7 +53,6 @@ def test_an_unknown_setting_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) 
     [
         ("CHATBOT_MAX_RUNNING", "many", "CHATBOT_MAX_RUNNING"),
         ("CHATBOT_MAX_RUNNING", "0", "greater than or equal to 1"),
-        ("CHATBOT_MAX_WAITING", "1000", "1024 threads"),
         ("CHATBOT_API_KEYS", "short", "16 characters"),
         ("CHATBOT_PROFILE", "t5", "CHATBOT_PROFILE"),
     ],

@@ -54,7 +54,7 @@ MALFORMED = {
     "no HTTP": ("hello\r\n\r\n", (400,)),
     "another protocol": ("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", (400,)),
     "HTTP/2": ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", (400,)),
-    "a later HTTP/1": ("GET /health HTTP/1.8\r\nHost: x\r\n\r\n", (200,)),
+    "a later HTTP/1": ("GET /health HTTP/1.8\r\nHost: x\r\n\r\n", (400,)),
     "HTTP/9": ("GET /health HTTP/9.9\r\nHost: x\r\n\r\n", (400,)),
     "a method in lower case": ("get /health HTTP/1.1\r\nHost: x\r\n\r\n", (400, 405)),
     "CONNECT": ("CONNECT example.com:443 HTTP/1.1\r\nHost: x\r\n\r\n", (400, 404, 405)),

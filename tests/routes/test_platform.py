@@ -32,8 +32,8 @@ def test_a_request_whose_deadline_passes_during_loading_is_told_the_phase(make_a
     assert answer.get_json()["error"]["code"] == "loading"
 
 
-def test_initialize_starts_the_engine_and_blocks_until_ready(make_app: Make) -> None:
-    app = make_app({"load_s": 0.3}, start=False)
+def test_initialize_answers_when_the_engine_is_ready(make_app: Make) -> None:
+    app = make_app({"load_s": 0.3}, wait=False)
     answer = app.test_client().post("/initialize")
     assert answer.status_code == 200
     assert answer.get_json()["state"] == "ready"

@@ -176,8 +176,8 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self.parser.get_http_version() not in ("1.0", "1.1"):
             self._stop(_NOT_HTTP)
-        self._reading = Use.BODY
         super().on_headers_complete()
+        self._reading = Use.BODY
         if self.scope["http_version"] == "1.0":
             self.cycle.__class__ = _UntilClose
         if len(self.pipeline) < MAX_PIPELINED:
