@@ -19,24 +19,16 @@ pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 NAMES = {
     "vllm.engine.arg_utils": ["AsyncEngineArgs"],
     "vllm.entrypoints.launchers.api_server.app_state": ["init_app_state"],
-    "vllm.entrypoints.launchers.api_server.entry": ["build_async_engine_client_from_engine_args"],
     "vllm.entrypoints.launchers.cli_args": ["make_arg_parser", "validate_parsed_serve_args"],
     "vllm.entrypoints.openai.chat_completion.protocol": ["ChatCompletionRequest"],
-    "vllm.entrypoints.openai.chat_completion.serving": [
-        "ChatCompletionResponseStreamChoice",
-        "ChatCompletionStreamResponse",
-        "DeltaMessage",
-    ],
     "vllm.entrypoints.openai.completion.protocol": ["CompletionRequest"],
     "vllm.entrypoints.serve.engine.protocol": ["ErrorResponse"],
     "vllm.entrypoints.serve.exception_handling.error_response": ["create_error_response"],
     "vllm.entrypoints.serve.tokenize.protocol": ["TokenizeChatRequest", "DetokenizeRequest"],
-    "vllm.envs": ["enable_envs_cache"],
     "vllm.exceptions": ["VLLMError"],
-    "vllm.renderers.hf": ["_try_get_processor_chat_template"],
+    "vllm.usage.usage_lib": ["UsageContext"],
     "vllm.utils.argparse_utils": ["FlexibleArgumentParser"],
     "vllm.v1.engine.async_llm": ["AsyncLLM"],
-    "vllm.v1.engine.core_client": ["AsyncMPClient"],
     "vllm.v1.engine.exceptions": ["EngineDeadError"],
     "vllm.v1.engine.utils": ["get_mp_context"],
 }
@@ -56,11 +48,10 @@ def test_names_are_where_they_were(module: str) -> None:
 
 def test_signatures_take_what_we_pass() -> None:
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
-    from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client_from_engine_args
     from vllm.v1.engine.async_llm import AsyncLLM
 
     assert list(inspect.signature(init_app_state).parameters) == ["engine_client", "state", "args", "supported_tasks"]
-    assert next(iter(inspect.signature(build_async_engine_client_from_engine_args).parameters)) == "engine_args"
+    assert list(inspect.signature(AsyncLLM.from_engine_args).parameters)[:3:2] == ["engine_args", "usage_context"]
     assert list(inspect.signature(AsyncLLM.abort).parameters) == ["self", "request_id", "internal"]
     for name in ("errored", "dead_error", "is_paused"):
         assert hasattr(AsyncLLM, name)
@@ -84,14 +75,6 @@ def test_vllm_goes_on_without_the_compiler_we_hide() -> None:
 
     source = inspect.getsource(env_override._patch_inductor_fallback_allow_list)
     assert "from torch._inductor import lowering" in source and "except ImportError:" in source
-
-
-def test_vllm_goes_on_when_there_is_no_processors_template() -> None:
-    from vllm.renderers import hf
-
-    source = inspect.getsource(hf.resolve_chat_template)
-    assert "if tools is None:\n        chat_template = _try_get_processor_chat_template(" in source
-    assert "        if chat_template is not None:\n            return chat_template" in source
 
 
 @pytest.mark.parametrize("module", sorted({*engine_modules("cpu"), *engine_modules("t4")}))

@@ -120,10 +120,3 @@ def test_weights_too_large_for_the_memory_are_not_read_ahead(tmp_path: Path, mon
     monkeypatch.setattr(models.psutil, "virtual_memory", lambda: SimpleNamespace(available=150_000))
     models.read_ahead(str(tmp_path)).join(10)
     assert not cached(weights)
-
-
-def test_a_processor_is_told_by_its_file(tmp_path: Path) -> None:
-    assert models.has_processor("Some/Name"), "cannot be known before it is fetched"
-    assert not models.has_processor(str(tmp_path))
-    (tmp_path / "preprocessor_config.json").touch()
-    assert models.has_processor(str(tmp_path))

@@ -86,12 +86,6 @@ def bundled(cache_dir: str = "") -> Path:
     return target
 
 
-def has_processor(model: str) -> bool:
-    """Whether a model may bring a processor, with a chat template of its own; True for one that is not a folder."""
-    folder = Path(model)
-    return not folder.is_dir() or any(folder.glob("*processor_config.json"))
-
-
 def read_ahead(folder: str) -> threading.Thread:
     """Bring a model's weights into the page cache while the engine is still being imported, if memory is there for it.
 
