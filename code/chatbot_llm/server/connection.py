@@ -84,21 +84,18 @@ class Connection(HttpToolsProtocol):
         self._deaf = False
         self._last_answer = b""
         self._half_closed: asyncio.TimerHandle | None = None
+        self._unanswered: list[RequestResponseCycle] = []
 
     @property
     def use(self) -> Use:
         """What the connection is used for now."""
+        if len(self._unanswered) > (self._reading is Use.BODY):
+            return Use.ANSWERING
         if self._deaf:
             return Use.NEVER_USED
-        if self.pipeline or (self._reading is not Use.BODY and self._is_answering):
-            return Use.ANSWERING
         if self._reading is not None:
             return self._reading
         return Use.NEVER_USED if self.cycle is None else Use.IDLE
-
-    @property
-    def _is_answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
 
     # opening and closing
 
@@ -119,6 +116,9 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        for cycle in self._unanswered:  # uvicorn tells the newest alone
+            cycle.disconnected = True
+            cycle.message_event.set()
         self._unset_keepalive_if_required()  # after a reset uvicorn leaves that timer, which is long
         self._deadlines.remove(self)
         if self._half_closed is not None:
@@ -180,6 +180,7 @@ class Connection(HttpToolsProtocol):
         self._reading = Use.BODY
         if self.scope["http_version"] == "1.0":
             self.cycle.__class__ = _UntilClose
+        self._unanswered.append(self.cycle)
         if len(self.pipeline) < MAX_PIPELINED:
             self.flow.resume_reading()  # else it would not be noticed that the client has gone
 
@@ -216,17 +217,19 @@ class Connection(HttpToolsProtocol):
                 return
             if self.pipeline:
                 self.pipeline.popleft()
+            self._unanswered.remove(self.cycle)
             self.cycle.disconnected = self.cycle.response_complete = True
             self.cycle.message_event.set()
         self._close_if_done()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self._unanswered = [cycle for cycle in self._unanswered if not cycle.response_complete]
         if not self.transport.is_closing():
             self._close_if_done()
 
     def _close_if_done(self) -> None:
-        if self.pipeline or self._is_answering:
+        if self._unanswered:
             return
         if self._last_answer:
             self.transport.write(self._last_answer)
@@ -252,7 +255,10 @@ class Connection(HttpToolsProtocol):
             self._deadlines.remove(self)
 
     def expire(self) -> None:
-        self.transport.abort()
+        if self._write_by > self._read_by and self.flow.read_paused:
+            self._wait(read_s=self._limit_s)  # it is not the client who is late
+        else:
+            self.transport.abort()
 
     def thawed(self, gap: float) -> None:
         self._read_by += gap
