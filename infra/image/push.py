@@ -9,14 +9,29 @@ from __future__ import annotations
 import argparse
 import os
 import subprocess
-import sys
 
-from infra.errors import CheckFailed, InfraError, Refused
+from infra.errors import CheckFailed, Refused, WrongUsage
 from infra.image import size
 
 LOCAL = "chatbot-llm"
 #: What registries say about a tag that is not there (Docker's own client; Registry API `MANIFEST_UNKNOWN`).
 ABSENT = ("no such manifest", "manifest unknown", "not found: manifest")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "repository",
+        nargs="?",
+        default=os.environ.get("DEPLOY_REPOSITORY"),
+        help="registry.<region>.aliyuncs.com/<namespace>/chatbot-llm (default: DEPLOY_REPOSITORY)",
+    )
+    parser.add_argument("--existing-ok", action="store_true", help="leave a tag that exists alone, and succeed")
+
+
+def run(args: argparse.Namespace) -> None:
+    if not args.repository:
+        raise WrongUsage("where to? export DEPLOY_REPOSITORY=registry.<region>.aliyuncs.com/<namespace>/chatbot-llm")
+    print(f"DEPLOY_IMAGE={push(args.repository, args.existing_ok)}")
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -39,11 +54,11 @@ def exists(reference: str) -> bool:
     looked = _run("docker", "manifest", "inspect", reference)
     if looked.returncode == 0:
         return True
-    said = (looked.stderr + looked.stdout).strip()
-    if any(word in said.lower() for word in ABSENT):
+    answer = (looked.stderr + looked.stdout).strip()
+    if any(word in answer.lower() for word in ABSENT):
         return False
     raise Refused(
-        f"cannot tell whether {reference} exists, and will not risk overwriting it: {said}. "
+        f"cannot tell whether {reference} exists, and will not risk overwriting it: {answer}. "
         f"`docker login {reference.split('/', 1)[0]}`, and check that the repository exists"
     )
 
@@ -67,27 +82,3 @@ def push(repository: str, existing_ok: bool) -> str:
         if subprocess.run(command, check=False).returncode != 0:
             raise Refused(f"`{' '.join(command)}` failed; what it says is above")
     return reference
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Push the image under the immutable tag `git describe`.")
-    parser.add_argument(
-        "repository",
-        nargs="?",
-        default=os.environ.get("DEPLOY_REPOSITORY"),
-        help="registry.<region>.aliyuncs.com/<namespace>/chatbot-llm (default: DEPLOY_REPOSITORY)",
-    )
-    parser.add_argument("--existing-ok", action="store_true", help="leave a tag that exists alone, and succeed")
-    args = parser.parse_args(argv)
-    if not args.repository:
-        parser.error("where to? export DEPLOY_REPOSITORY=registry.<region>.aliyuncs.com/<namespace>/chatbot-llm")
-    try:
-        print(f"DEPLOY_IMAGE={push(args.repository, args.existing_ok)}")
-    except InfraError as error:
-        print(f"push: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
