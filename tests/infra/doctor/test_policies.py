@@ -1,4 +1,4 @@
-"""The RAM policies: small, well formed, and enough for the calls that infra/ makes."""
+"""The RAM policies: small, well formed, and enough for what fc3 and infra/ ask for; what breaks one is found."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from infra import ROOT
-from infra.doctor.policies import RAM_DIR, check_policy, check_ram
+from infra.doctor.permissions import CONDITION_KEYS, DEPLOYER, PLACEHOLDERS
+from infra.doctor.policies import RAM_DIR, check_deployer, check_policy, check_ram
 
 POLICIES = sorted(RAM_DIR.glob("*.json"))
 FC = (ROOT / "infra" / "fc" / "client.py").read_text(encoding="utf-8")
 # An action bears the name of its call (FC docs, RAM authorization; PutAsyncInvokeConfig differs).
 CALLS = sorted(set(re.findall(r'_(?:call|or_none)\(\s*"(\w+)"', FC)))
-PLACEHOLDERS = {"ACCOUNT_ID", "REGION", "FUNCTION", "FUNCTION_ROLE", "NAMESPACE", "OWNER", "REPOSITORY"}
 
 
 def load(name: str) -> dict[str, Any]:
@@ -44,17 +44,51 @@ def test_a_policy_has_the_shape_ram_asks_for(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", POLICIES, ids=lambda file: file.name)
-def test_only_the_documented_placeholders_are_left_to_fill_in(file: Path) -> None:
-    words = set(re.findall(r"\b[A-Z][A-Z_]{4,}\b", file.read_text(encoding="utf-8")))
-    assert words <= PLACEHOLDERS
+def test_a_placeholder_that_is_not_documented_is_an_error(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    words = set(re.findall(r"\b[A-Z][A-Z_]{4,}\b", text))
+    assert words
+    for word in words:
+        found = [*check_policy(file.name, json.loads(text.replace(word, "SOME_OTHER")))]
+        assert any("SOME_OTHER is nothing to fill in" in finding.sentence for finding in found)
+
+
+def test_the_chapter_on_policies_names_everything_to_fill_in() -> None:
     readme = (RAM_DIR.parent / "README.md").read_text(encoding="utf-8")
-    assert all(f"`{word}`" in readme for word in words)
+    assert all(f"`{word}`" in readme for word in PLACEHOLDERS)
 
 
 @pytest.mark.parametrize("call", CALLS)
 def test_the_deployer_may_do_what_the_command_line_does(call: str) -> None:
     action = "fc:" + "".join(part.capitalize() for part in call.split("_"))
-    assert action in actions(load("deployer.json"))
+    assert action in DEPLOYER
+
+
+@pytest.mark.parametrize("action", sorted(DEPLOYER))
+def test_an_action_taken_away_is_an_error(action: str) -> None:
+    text = (RAM_DIR / "deployer.json").read_text(encoding="utf-8")
+    found = [*check_deployer("deployer.json", json.loads(text.replace(f'"{action}"', '"fc:ListFunctions"')))]
+    assert any(f"does not allow {action} on" in finding.sentence for finding in found)
+    assert any("allows fc:ListFunctions" in finding.sentence for finding in found)
+
+
+@pytest.mark.parametrize("tail", ["", "/*"])
+def test_a_resource_taken_away_or_misspelt_is_an_error(tail: str) -> None:
+    document = load("deployer.json")
+    (resources,) = [one["Resource"] for one in document["Statement"] if "fc:GetFunction" in one["Action"]]
+    resources[resources.index(f"acs:fc:REGION:ACCOUNT_ID:functions/FUNCTION{tail}")] = (
+        "acs:fc:REGION:ACCOUNT_ID:services/x"
+    )
+    assert list(check_deployer("deployer.json", document))
+
+
+@pytest.mark.parametrize("key", sorted(CONDITION_KEYS))
+def test_a_condition_key_that_ram_does_not_have_is_an_error(key: str) -> None:
+    used = [file for file in POLICIES if f'"{key}"' in file.read_text(encoding="utf-8")]
+    assert used, "a key that no policy uses is not listed"
+    for file in used:
+        document = json.loads(file.read_text(encoding="utf-8").replace(f'"{key}"', '"acs:CurrentRegion"'))
+        assert ["acs:CurrentRegion" in one.sentence for one in check_policy(file.name, document)] == [True]
 
 
 def test_calls_were_found() -> None:
