@@ -120,6 +120,7 @@ check: $(VENV)/dev ## Lint, types, dependencies: what needs no test run
 # --- the image --------------------------------------------------------------------------------------------------
 
 TAG := $(shell git describe --tags --always --dirty --abbrev=12 2>/dev/null)
+COMMIT := $(shell git rev-parse HEAD 2>/dev/null)
 CUDA ?= cu130
 MODEL_SOURCE ?= huggingface
 DEPLOY_REPOSITORY ?=
@@ -129,12 +130,12 @@ export DEPLOY_REPOSITORY
 .PHONY: image
 image: ## Build the GPU image (CUDA=cu129, MODEL_SOURCE=modelscope, HF_ENDPOINT=... for a mirror)
 	docker buildx build --platform linux/amd64 --provenance=false --sbom=false --load --progress=plain \
-	  --build-arg CUDA=$(CUDA) --build-arg MODEL_SOURCE=$(MODEL_SOURCE) --build-arg VERSION=$(TAG) \
+	  --build-arg CUDA=$(CUDA) --build-arg MODEL_SOURCE=$(MODEL_SOURCE) --build-arg VERSION=$(TAG) --build-arg REVISION=$(COMMIT) \
 	  --build-arg HF_ENDPOINT --build-arg MODELSCOPE_ENDPOINT --build-arg PIP_INDEX_URL --build-arg PYTHON_IMAGE \
 	  -t chatbot-llm:local -t chatbot-llm:$(TAG) .
 
 .PHONY: push
-push: ## Push the image as DEPLOY_REPOSITORY:<git describe>; a tag that exists is never overwritten
+push: ## Push the image as DEPLOY_REPOSITORY:<git describe>; a tag that exists is never overwritten, and fine if it is this commit
 	$(PYTHON) -m infra push $(ARGS)
 
 .PHONY: local-test

@@ -1,7 +1,7 @@
 """What the deployer's RAM policy must allow, as data: every action, what it works on, who asks for it.
 
-Resources are those of page 06/19 (custom policies) of github.com/aliyun-fc/fc-docs at 37ecbc6. Who asks: fc3 0.1.22, as seen
-on the wire of a first deploy and of a redeploy against a mock of the API; `infra` is infra/fc/client.py.
+Resources are those of page 06/19 (custom policies) of github.com/aliyun-fc/fc-docs at 37ecbc6. Who asks: fc3 0.1.22, as
+seen on the wire of a first deploy and of a redeploy against a mock of the API; `infra` is infra/fc/client.py.
 """
 
 from __future__ import annotations

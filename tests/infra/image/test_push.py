@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from infra import ROOT
 from infra.__main__ import main
 from infra.doctor.image_name import IMMUTABLE_TAG
 from infra.image import size
+from infra.image.push import COMMIT_LABEL
 
 
 class Docker:
@@ -56,12 +60,45 @@ def test_a_new_tag_is_pushed_and_named_for_the_deployment(docker: Docker, capsys
     assert IMMUTABLE_TAG.fullmatch("v1.2.3")
 
 
-def test_an_existing_tag_is_never_overwritten(docker: Docker, capsys: pytest.CaptureFixture[str]) -> None:
-    docker.tell("docker manifest", 0, "{}")
-    assert main(["push", REPOSITORY]) == 1
-    assert "tags do not move" in capsys.readouterr().err
-    assert main(["push", REPOSITORY, "--existing-ok"]) == 0
+COMMIT = "0f" * 20
+
+
+@pytest.mark.parametrize(
+    ("digest", "labels", "good"),
+    [
+        ("sha256:mine", {}, True),  # this very image
+        ("sha256:other", {"org.opencontainers.image.revision": COMMIT}, True),  # built again from the same commit
+        ("sha256:other", {"org.opencontainers.image.revision": "1e" * 20}, False),
+        ("sha256:other", {}, False),
+        ("sha256:other", None, False),
+    ],
+)
+def test_a_tag_that_is_there_is_fine_if_it_is_this_commit_and_never_overwritten(
+    docker: Docker, capsys: pytest.CaptureFixture[str], digest: str, labels: dict[str, str] | None, good: bool
+) -> None:
+    docker.tell("docker manifest", 0, json.dumps({"config": {"digest": digest}}))
+    docker.tell("docker image", 0, "sha256:mine")
+    docker.tell("docker buildx", 0, json.dumps(labels))
+    docker.tell("git rev-parse", 0, COMMIT)
+    assert main(["push", REPOSITORY]) == (0 if good else 1)
+    captured = capsys.readouterr()
+    assert "tags do not move" in captured.err if not good else f"DEPLOY_IMAGE={REPOSITORY}:v1.2.3" in captured.out
     assert "docker push" not in docker.asked()
+
+
+def test_a_run_is_repeated_where_the_image_is_no_longer_at_hand(docker: Docker) -> None:
+    docker.tell("docker manifest", 0, json.dumps({"config": {"digest": "sha256:other"}}))
+    docker.tell("docker image", 1, "no such image")
+    docker.tell("docker buildx", 0, json.dumps({"org.opencontainers.image.revision": COMMIT}))
+    docker.tell("git rev-parse", 0, COMMIT)
+    assert main(["push", REPOSITORY]) == 0
+
+
+def test_the_image_bears_its_commit() -> None:
+    dry = subprocess.run(["make", "-n", "image"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert f"--build-arg REVISION={commit.strip()}" in dry
+    assert f"{COMMIT_LABEL}=${{REVISION}}" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("said", ["denied: requested access to the resource is denied", "i/o timeout"])
