@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
 
-from infra.errors import InfraError
+from infra import ROOT
+from infra.errors import InfraError, WrongUsage
 
 #: Name -> module and what it does; the module has `arguments(parser)` and `run(args)`.
 COMMANDS = {
@@ -38,6 +41,19 @@ EPILOG = """exit codes: 0 good; 1 looked, not right; 2 wrong usage; 3 refused by
 credentials: Alibaba's default chain (ALIBABA_CLOUD_ACCESS_KEY_ID, _SECRET, _SECURITY_TOKEN; OIDC; the aliyun
 CLI's profile; an ECS role). The service's own key for smoke and release: CHATBOT_API_KEY.
 """
+
+DOTENV = ROOT / ".env"
+
+
+def refuse_dotenv() -> None:
+    """`s` reads .env, and nobody else does: the next command would then look at another function. Raises WrongUsage."""
+    if DOTENV.is_file():
+        names = re.findall(r"^\s*(?:export\s+)?((?:DEPLOY|CHATBOT|ALIBABA_CLOUD)_\w+)\s*=", DOTENV.read_text(), re.M)
+        if unknown := [name for name in names if name not in os.environ]:
+            raise WrongUsage(
+                f".env sets {', '.join(unknown)}, which only `s` would read: run `set -a; . ./.env; set +a` here, "
+                "so that every tool has the same values"
+            )
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
@@ -75,6 +91,7 @@ def interrupt(signum: int, frame: object) -> None:
 def main(words: Sequence[str]) -> int:
     args = parse(words)
     try:
+        refuse_dotenv()
         return args.run(args) or 0
     except InfraError as error:
         for line in chain(error):

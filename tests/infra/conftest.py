@@ -72,6 +72,12 @@ def render(s_command: str, deployment: dict[str, str], tmp_path: Path) -> Render
     return rendered
 
 
+@pytest.fixture(autouse=True)
+def _no_dotenv(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A developer's own .env is no matter of these tests."""
+    monkeypatch.setattr("infra.__main__.DOTENV", tmp_path / ".env")
+
+
 @pytest.fixture
 def fake() -> Iterator[FakeFC]:
     with FakeFC() as fake:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,28 @@ def test_help_imports_no_command_and_pushing_needs_nothing_but_python() -> None:
         assert done.returncode == 0, done.stderr[-2000:]
         imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
         assert "infra.errors" in imported and not {"infra.commands", "rich", "requests"} & imported
+
+
+@pytest.mark.parametrize("command", [["status"], ["s", "deploy", "-y"], ["doctor"]])
+def test_a_dotenv_that_only_s_would_read_is_refused(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("DEPLOY_FUNCTION", "CHATBOT_API_KEYS"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / ".env").write_text(
+        "# mine\nexport DEPLOY_FUNCTION=another\nCHATBOT_API_KEYS='secret-key-1234567'\nOTHER=1\n"
+    )
+    assert main(command) == 2
+    err = capsys.readouterr().err
+    assert ".env sets DEPLOY_FUNCTION, CHATBOT_API_KEYS, which" in err and "secret-key" not in err
+
+
+def test_a_dotenv_that_the_shell_has_read_too_is_fine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, connected: FakeFC
+) -> None:
+    (tmp_path / ".env").write_text("DEPLOY_FUNCTION=chatbot-llm\nOTHER=1\n")
+    monkeypatch.setenv("DEPLOY_FUNCTION", NAME)
+    assert main(["wait-ready", "--poll", "0.01"]) == 0
 
 
 def test_a_mistyped_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
