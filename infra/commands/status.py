@@ -94,10 +94,10 @@ def problems(snapshot: Snapshot) -> list[str]:
     if restriction and restriction.disable:
         found.append(f"invocation is disabled: {restriction.reason or 'no reason given'}")
     for qualifier in snapshot.qualifiers:
-        _, failure = look_at_instances(qualifier.provision, 0)
-        if failure:
-            found.append(f"{qualifier.name}: {failure}")
         config = qualifier.provision
+        waiting, failure = look_at_instances(config, 0)
+        if failure or (waiting and config and config.current_error):
+            found.append(f"{qualifier.name}: {failure or waiting}")
         if config and (config.always_allocate_cpu or config.always_allocate_gpu) and target_of(config):
             found.append(f"{qualifier.name}: never hibernates, full price day and night; run `scale`")
     return found

@@ -26,6 +26,8 @@ POLL_S = 5.0  # as fc3 polls
 # fc3 waits up to 40 min for the image and 15 min for the instances; both can follow one deploy.
 TIMEOUT_S = 3300.0
 PATIENCE = 3  # the same failure seen this often in a row is final, as in fc3
+# What fc3 0.1.22 waits out, however often it is seen: FC is still looking for a card, or tries again by itself.
+PASSING = ("resources are being replenished", "an internal error has occurred")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,9 +114,11 @@ def look_at_instances(provision: Any | None, at_least: int) -> tuple[str, str]:
     current = provision.current or 0
     if current >= target:
         return "", ""
-    if provision.current_error:
+    if provision.current_error and not any(words in provision.current_error.lower() for words in PASSING):
         return "", f"min instances {current} of {target}: {provision.current_error}"
-    return f"min instances {current} of {target}", ""
+    return f"min instances {current} of {target}" + (
+        f": {provision.current_error}" if provision.current_error else ""
+    ), ""
 
 
 def target_of(provision: Any | None) -> int:

@@ -75,6 +75,28 @@ class TestWaiting:
 
         assert "1 of 1" in wait_ready(fc, NAME, sleep=heal, clock=clock)
 
+    @pytest.mark.parametrize(
+        "words", ["Resources are being replenished, please wait", "InternalServerError: an internal error has occurred"]
+    )
+    def test_an_error_that_fc3_waits_out_is_waited_out_however_often(
+        self, fake: FakeFC, fc: FunctionCompute, words: str
+    ) -> None:
+        fc.put_provision(NAME, "LATEST", ONE)
+        fake.state.provision_error = words
+        clock = Clock()
+
+        def heal(seconds: float) -> None:
+            clock.sleep(seconds)
+            if clock.now > 600:
+                fake.state.provision_error = ""
+
+        said: list[str] = []
+        assert "1 of 1" in wait_ready(fc, NAME, sleep=heal, clock=clock, say=said.append)
+        assert words in said[0]
+        fake.state.provision_error = words
+        with pytest.raises(TimedOut, match=words):
+            wait(fc, timeout_s=60)
+
     def test_a_failed_image_is_reported_with_its_reason(self, fake: FakeFC, fc: FunctionCompute) -> None:
         function = fake.state.functions[NAME]
         function.state, function.state_reason = "Failed", "image not found"
