@@ -6,10 +6,10 @@ import argparse
 import dataclasses
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from infra.commands import options
+from infra.commands.screen import console
 from infra.errors import InfraError
 from infra.fc import template
 from infra.fc.prices import HOURS_PER_MONTH, Size, per_1000_tokens, price
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
         size = Size(**given)
     else:
         size = dataclasses.replace(Size.of(template.render_any()), **given)
-    Console().print(table(size, args))
+    console().print(table(size, args))
 
 
 def table(size: Size, args: argparse.Namespace) -> Table:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from infra import ROOT
 from infra.commands import options
+from infra.commands.screen import console
 from infra.errors import WrongUsage
 from infra.fc import fleet, template
 from infra.fc.prices import Size
@@ -37,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Simulate a day and print it. Raises WrongUsage for an impossible fleet."""
-    props, console = template.render_any(), Console()
+    props, screen = template.render_any(), console()
     least = props["provisionConfig"]["defaultTarget"] if args.min is None else args.min
     if not 0 <= least <= args.max or args.max < 1 or args.rps <= 0 or min(args.prompt, args.answer) < 1:
         raise WrongUsage("give --rps, --prompt and --answer above 0, and --min no larger than --max")
@@ -48,8 +48,8 @@ def run(args: argparse.Namespace) -> None:
     outcome = fleet.simulate(
         planned, lambda running: speed.seconds(running, args.prompt, args.answer), rates, hour_s, args.seed, spread=0.5
     )
-    console.print(table(outcome, rates, Size.of(props), args.currency))
-    console.print(f"service times and cold start measured in {args.results}; {hour_s:.0f} s of each hour simulated")
+    screen.print(table(outcome, rates, Size.of(props), args.currency))
+    screen.print(f"service times and cold start measured in {args.results}; {hour_s:.0f} s of each hour simulated")
     if args.plot:
         plot(outcome, rates, args.plot)
 

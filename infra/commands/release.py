@@ -32,11 +32,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-
 from infra.commands import options, smoke
 from infra.commands.scale import hibernating
-from infra.commands.screen import progress
+from infra.commands.screen import console, progress
 from infra.commands.wait_ready import POLL_S, TIMEOUT_S, target_of, wait_ready, waiting
 from infra.errors import CheckFailed, InfraError
 from infra.fc.client import LATEST, FunctionCompute
@@ -54,14 +52,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    fc, words, console = options.connect(args), smoke.Words.chosen(args), Console()
+    fc, words, screen = options.connect(args), smoke.Words.chosen(args), console()
 
     def try_out(qualifier: str) -> None:
         results = list(smoke.over_invoke(fc, args.function, qualifier, words))
         url = smoke.trigger_url(fc, args.function, qualifier)
         if url is not None:
             results += smoke.over_http(smoke.Deployment(url, smoke.own_key()), words)
-        console.print(smoke.table(results))
+        screen.print(smoke.table(results))
         wrong = "; ".join(f"{result.name}: {result.detail}" for result in results if not result.ok)
         if wrong:
             raise CheckFailed(f"smoke test of {qualifier} failed: {wrong}")

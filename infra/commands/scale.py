@@ -20,8 +20,8 @@ from typing import Any
 from infra.commands import options
 from infra.errors import InfraError, WrongUsage
 from infra.fc.client import FunctionCompute
+from infra.fc.quotas import MAX_MIN_INSTANCES
 
-MOST = 10000  # SDK: defaultTarget 0-10000
 CRON = re.compile(r"cron\(\S+ \S+ \S+ \S+ \S+ \S+\)|at\(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\)")
 UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ?")
 
@@ -81,8 +81,8 @@ class Schedule:
 
 
 def check_count(count: int) -> None:
-    if not 0 <= count <= MOST:
-        raise InfraError(f"{count} min instances: must be 0 to {MOST}")
+    if not 0 <= count <= MAX_MIN_INSTANCES:
+        raise InfraError(f"{count} min instances: must be 0 to {MAX_MIN_INSTANCES}")
 
 
 def check_qualifier(qualifier: str) -> None:

@@ -10,6 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 
 
+def console() -> Console:
+    """Without emoji: `acs:ram::` is no picture."""
+    return Console(emoji=False)
+
+
 class Progress:
     """Says what is being waited for; repeats nothing, so a CI log stays readable."""
 
@@ -34,7 +39,7 @@ class Progress:
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    shown = Progress(Console())
+    shown = Progress(console())
     if shown._spinner is None:
         yield shown
         return

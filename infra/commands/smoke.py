@@ -21,12 +21,11 @@ from typing import Any
 
 import requests
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from infra.commands import options
-from infra.commands.screen import progress
+from infra.commands.screen import console, progress
 from infra.errors import CheckFailed, InfraError
 from infra.fc.client import FunctionCompute
 from infra.fc.quotas import LISTEN_WITHIN_S, MAX_INITIALIZER_S
@@ -73,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
             take(over_invoke(fc, args.target, args.qualifier, words))
         if url is not None:
             take(over_http(Deployment(url, own_key()), words, wait_s=args.wait))
-    Console().print(table(results))
+    console().print(table(results))
     wrong = [result.name for result in results if not result.ok]
     if wrong:
         raise CheckFailed(f"smoke test of {args.target} failed: {', '.join(wrong)}")

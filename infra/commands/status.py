@@ -19,6 +19,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from infra.commands import options
+from infra.commands.screen import console
 from infra.commands.wait_ready import look_at_instances, reason, target_of
 from infra.fc.client import LATEST, FunctionCompute
 from infra.fc.prices import Size, price
@@ -30,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    show(Console(), collect(options.connect(args), args.function), args.currency)
+    show(console(), collect(options.connect(args), args.function), args.currency)
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,8 @@ def problems(snapshot: Snapshot) -> list[str]:
     return found
 
 
-def show(console: Console, snapshot: Snapshot, currency: str) -> None:
-    console.print(
+def show(screen: Console, snapshot: Snapshot, currency: str) -> None:
+    screen.print(
         Group(
             Panel(
                 about(snapshot),

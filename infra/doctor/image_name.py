@@ -22,6 +22,9 @@ def image(props: Props) -> Iterator[Finding]:
     name, _, digest = reference.partition("@")
     host, _, rest = name.partition("/")
     tag = rest.rpartition(":")[2] if ":" in rest else ""
+    if not host.partition(":")[0]:
+        yield error(PATH, f"is {reference!r}, without a repository: export DEPLOY_REPOSITORY=<host>/<namespace>/<name>")
+        return
     immutable = IMMUTABLE_TAG.fullmatch(tag) and not tag.endswith("dirty")
     if not (immutable or re.fullmatch(r"sha256:[0-9a-f]{64}", digest)):
         yield error(

@@ -170,6 +170,11 @@ def environment_variables(props: Props) -> Iterator[Finding]:
             "environmentVariables.CHATBOT_API_KEYS",
             "is empty and the trigger is anonymous: whoever finds the URL spends your money; export CHATBOT_API_KEYS",
         )
+    if any(re.search(r"\s", key) for key in keys):
+        yield error(
+            "environmentVariables.CHATBOT_API_KEYS",
+            "holds a key with a space or a line break in it: separate keys by commas, on one line",
+        )
     if any(len(key) < 16 for key in keys):  # settings.py refuses shorter ones
         yield error(
             "environmentVariables.CHATBOT_API_KEYS",
@@ -226,6 +231,17 @@ def instances(props: Props) -> Iterator[Finding]:
                 f"provisionConfig.{key}",
                 "is true: the instance never hibernates and costs the full price day and night",
             )
+    least = number(provision, "defaultTarget")
+    if not 0 <= least <= quotas.MAX_MIN_INSTANCES:
+        yield error(
+            "provisionConfig.defaultTarget",
+            f"is {least:g}: must be 0 to {quotas.MAX_MIN_INSTANCES}; set DEPLOY_MIN_INSTANCES",
+        )
+    if str(provision.get("qualifier", "LATEST")).isdigit():
+        yield error(
+            "provisionConfig.qualifier",
+            f"is version {provision['qualifier']}: instances are kept for LATEST or an alias; set DEPLOY_QUALIFIER",
+        )
     cap = get(props, "concurrencyConfig.reservedConcurrency")
     for place, policy in enumerate(get(props, "provisionConfig.targetTrackingPolicies") or []):
         path = f"provisionConfig.targetTrackingPolicies[{place}].maxCapacity"
@@ -241,9 +257,41 @@ def instances(props: Props) -> Iterator[Finding]:
             yield error(path, f"is {most:g}: concurrencyConfig.reservedConcurrency caps the function at {cap}")
 
 
+def triggers(props: Props) -> Iterator[Finding]:
+    for place, trigger in enumerate(get(props, "triggers") or []):
+        path = f"triggers[{place}].triggerConfig"
+        if get(trigger, "triggerType") != "http":
+            continue
+        methods = get(trigger, "triggerConfig.methods") or []
+        missing = [name for name in ("GET", "POST", "OPTIONS") if name not in methods]
+        if missing:
+            yield error(
+                f"{path}.methods",
+                f"lacks {', '.join(missing)}: FC would refuse them before the service (POST: every question; "
+                "GET: models and health; OPTIONS: browsers ask first)",
+            )
+        if get(trigger, "triggerConfig.authType") == "function":
+            yield error(
+                f"{path}.authType",
+                "is function: FC then wants its own signature in `Authorization`, where an OpenAI client puts its key; "
+                "write anonymous, the service checks the key",
+            )
+
+
+def leftovers(props: Props) -> Iterator[Finding]:
+    if get(props, "endpoint"):
+        yield error("endpoint", "is set: the deployment would go there instead of Function Compute; take it away")
+    if get(props, "sessionAffinity", "NONE") not in ("NONE", ""):
+        yield error(
+            "sessionAffinity",
+            f"is {get(props, 'sessionAffinity')}: FC then counts sessions and sends up to "
+            f"{quotas.MAX_INSTANCE_CONCURRENCY} requests to one instance; the service keeps no session, take it away",
+        )
+
+
 RULES: tuple[Callable[[Props], Iterator[Finding]], ...] = (
     unknown_keys, numbers, machine, hooks, health_check, times, concurrency, container, image,
-    environment_variables, names, logs, instances,
+    environment_variables, names, logs, instances, triggers, leftovers,
 )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ SDK models are passed on as they are; they carry no types, hence `Any`.
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -60,6 +61,8 @@ class FunctionCompute:
         from alibabacloud_fc20230330.client import Client  # type: ignore[import-untyped]
         from alibabacloud_tea_openapi.models import Config  # type: ignore[import-untyped]
 
+        # It logs every provider's failure with a traceback; the exception that follows says the same in one sentence.
+        logging.getLogger("credentials").setLevel(logging.CRITICAL)
         host, protocol = address(region, endpoint)
         self.region = region
         self.models = models

@@ -21,6 +21,7 @@ T4_REGIONS = frozenset(  # page 01/006; cn-zhangjiakou left out: page 01/003 say
     {"cn-hangzhou", "cn-shanghai", "cn-beijing", "cn-shenzhen", "ap-northeast-1", "ap-southeast-1", "us-east-1"}
 )
 T4_CARDS_PER_REGION = 10  # page 01/009: quota of an account in one region; raised in the Quota Center
+MAX_MIN_INSTANCES = 10_000  # API: defaultTarget
 T4_ON_REQUEST_CARDS = 3  # page 01/009: of these, instances that requests (not min instances) may start
 
 # --- the function ---

@@ -33,3 +33,12 @@ def test_run_as_a_hook_it_fails_on_an_error(
     monkeypatch.setenv("DEPLOY_IMAGE", "registry.cn-hangzhou.aliyuncs.com/example/chatbot-llm:latest")
     assert main(["doctor"]) == 1
     assert "error: customContainerConfig.image tag 'latest'" in capsys.readouterr().out
+
+
+def test_an_arn_is_printed_as_it_must_be_written(
+    props: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(template, "render", lambda: props)
+    props["role"] = "Fc-Role"
+    assert main(["doctor"]) == 1
+    assert "must be acs:ram::<account>:role/<name>" in capsys.readouterr().out

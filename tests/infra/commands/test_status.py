@@ -65,6 +65,12 @@ class TestStatus:
         ]
         assert status.instance_hours(lived, NOW) == pytest.approx(8.0)
 
+    def test_no_name_becomes_a_picture(self, connected: FakeFC, capsys: pytest.CaptureFixture[str]) -> None:
+        connected.state.functions[NAME].state_reason = "acs:ram::1:role/x is not allowed"
+        connected.state.functions[NAME].state = "Failed"
+        assert main(["status"]) == 0
+        assert "acs:ram::1:role/x" in capsys.readouterr().out
+
     def test_markup_in_a_name_is_text(self, connected: FakeFC, capsys: pytest.CaptureFixture[str]) -> None:
         connected.state.functions[NAME].state_reason = "[red]boo[/"
         connected.state.functions[NAME].state = "Failed"

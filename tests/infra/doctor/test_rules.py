@@ -275,3 +275,31 @@ def test_a_token_that_serverless_devs_would_drop_is_an_error(props: Props) -> No
 
 def test_nothing_at_all_is_many_findings_and_no_traceback() -> None:
     assert "gpuConfig.gpuType" in found({})
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("provisionConfig.defaultTarget", -1),
+        ("provisionConfig.defaultTarget", 10_001),
+        ("provisionConfig.qualifier", "7"),
+        ("endpoint", "http://127.0.0.1:18099"),
+        ("sessionAffinity", "MCP_SSE"),
+        ("environmentVariables.CHATBOT_API_KEYS", "a-key-long-enough\nanother-key-long-enough"),
+        ("environmentVariables.CHATBOT_API_KEYS", "a-key-long-enough,under-16-chars"),
+    ],
+)
+def test_what_would_be_deployed_without_a_word_is_found(props: Props, path: str, value: object) -> None:
+    assert found(put(props, path, value)) == [path]
+
+
+@pytest.mark.parametrize(("key", "value"), [("methods", ["GET"]), ("methods", ["POST"]), ("authType", "function")])
+def test_a_trigger_that_turns_callers_away_is_found(props: Props, key: str, value: object) -> None:
+    props["triggers"][0]["triggerConfig"][key] = value
+    assert found(props) == [f"triggers[0].triggerConfig.{key}"]
+
+
+@pytest.mark.parametrize("image", [":v1.2.3", "", "/x:v1.2.3"])
+def test_an_image_without_a_repository_names_the_variable_to_set(props: Props, image: str) -> None:
+    (finding,) = check(put(props, "customContainerConfig.image", image), {})
+    assert finding.level == "error" and "export DEPLOY_REPOSITORY=" in finding.sentence

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from fake_fc import FakeFC
 from infra import ROOT
 from infra.errors import InfraError, Refused
 from infra.fc.client import ATTEMPTS, LONGEST_DELAY_S, FunctionCompute, address, delay
+from service_double import ServiceDouble
 
 NAME = "chatbot-llm"
 
@@ -175,3 +177,20 @@ def test_no_credentials_says_which_variables_to_set(fake: FakeFC) -> None:
     assert "ALIBABA_CLOUD_ACCESS_KEY_ID" in finished.stderr
     assert "Traceback" not in finished.stderr
     assert fake.state.log == []
+
+
+def test_missing_credentials_are_one_sentence_without_the_sdks_tracebacks(tmp_path: Path) -> None:
+    """The last of its providers asks ECS's metadata service, which here is a proxy that knows nothing."""
+    kept = {name: value for name, value in os.environ.items() if not name.lower().startswith(("alibaba", "no_proxy"))}
+    with ServiceDouble() as nothing:
+        done = subprocess.run(
+            [sys.executable, "-m", "infra", "status", "--endpoint", "http://127.0.0.1:9"],
+            cwd=ROOT,
+            env={**kept, "HOME": str(tmp_path), "http_proxy": nothing.url, "HTTP_PROXY": nothing.url},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert nothing.seen, "the metadata service was asked"
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "NoCredentials" in done.stderr
