@@ -110,9 +110,12 @@ ENV PATH=/opt/venv/bin:$PATH \
 # Root, on purpose: FC's page on hibernating GPU instances asks for it. It is root with little to do: the service writes
 # below /opt/warm and /tmp only, and `make local-test` runs it without capabilities and without new privileges.
 WORKDIR /app
+# `make push` knows by the revision that a tag is there already.
 ARG VERSION=unversioned
+ARG REVISION=unknown
 LABEL org.opencontainers.image.title=chatbot-llm \
-      org.opencontainers.image.version=${VERSION}
+      org.opencontainers.image.version=${VERSION} \
+      org.opencontainers.image.revision=${REVISION}
 EXPOSE 8000
 
 # No shell, so SIGTERM reaches the service. No CMD: what follows the image's name, and customContainerConfig.command on

@@ -107,7 +107,7 @@ bench-gpu: $(VENV)/bench ## The same on an NVIDIA card, against its roofline
 	PYTHONPATH=tests:code $(BIN)/python -m bench.gpu $(ARGS)
 
 .PHONY: check
-check: $(VENV)/dev ## Lint, types, dependencies, and everything that is deployed: s.yaml, image, infra, workflows
+check: $(VENV)/dev ## Lint, types, dependencies: what needs no test run
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -116,11 +116,11 @@ check: $(VENV)/dev ## Lint, types, dependencies, and everything that is deployed
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck .ci/run
 	$(BIN)/zizmor --offline --quiet .github/workflows
-	$(BIN)/python -m pytest tests/deploy -q
 
 # --- the image --------------------------------------------------------------------------------------------------
 
 TAG := $(shell git describe --tags --always --dirty --abbrev=12 2>/dev/null)
+COMMIT := $(shell git rev-parse HEAD 2>/dev/null)
 CUDA ?= cu130
 MODEL_SOURCE ?= huggingface
 DEPLOY_REPOSITORY ?=
@@ -130,17 +130,17 @@ export DEPLOY_REPOSITORY
 .PHONY: image
 image: ## Build the GPU image (CUDA=cu129, MODEL_SOURCE=modelscope, HF_ENDPOINT=... for a mirror)
 	docker buildx build --platform linux/amd64 --provenance=false --sbom=false --load --progress=plain \
-	  --build-arg CUDA=$(CUDA) --build-arg MODEL_SOURCE=$(MODEL_SOURCE) --build-arg VERSION=$(TAG) \
+	  --build-arg CUDA=$(CUDA) --build-arg MODEL_SOURCE=$(MODEL_SOURCE) --build-arg VERSION=$(TAG) --build-arg REVISION=$(COMMIT) \
 	  --build-arg HF_ENDPOINT --build-arg MODELSCOPE_ENDPOINT --build-arg PIP_INDEX_URL --build-arg PYTHON_IMAGE \
 	  -t chatbot-llm:local -t chatbot-llm:$(TAG) .
 
 .PHONY: push
-push: ## Push the image as DEPLOY_REPOSITORY:<git describe>; a tag that exists is never overwritten
-	$(PYTHON) -m infra.image.push $(ARGS)
+push: ## Push the image as DEPLOY_REPOSITORY:<git describe>; a tag that exists is never overwritten, and fine if it is this commit
+	$(PYTHON) -m infra push $(ARGS)
 
 .PHONY: local-test
 local-test: $(VENV)/dev ## Start the image on this machine's GPU as FC does and try it; without a GPU, the CPU build
-	$(BIN)/python -m infra.image.local_test $(ARGS)
+	$(BIN)/python -m infra local-test $(ARGS)
 
 # --- the cloud --------------------------------------------------------------------------------------------------
 
@@ -154,7 +154,7 @@ doctor: $(OPS)/ready infra/node_modules ## Check s.yaml and the RAM policies; ne
 
 .PHONY: deploy
 deploy: $(OPS)/ready infra/node_modules ## Deploy with Serverless Devs, wait until it serves, smoke-test it
-	$(INFRA).serverless_devs deploy -y --skip-push
+	$(INFRA) s deploy -y --skip-push
 	$(INFRA) wait-ready --qualifier LATEST
 	$(INFRA) smoke $(DEPLOY_FUNCTION)
 
@@ -182,7 +182,7 @@ coverage: $(VENV)/dev ## Lines of the service's rooms that the in-process tests 
 
 .PHONY: audit
 audit: $(VENV)/dev ## Known vulnerabilities in the locks (says so where the advisories are out of reach)
-	$(BIN)/python -m infra.audit
+	$(BIN)/python -m infra audit
 
 .PHONY: sbom
 sbom: $(VENV)/dev ## What is installed, as CycloneDX (build/sbom.json)

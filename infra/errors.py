@@ -2,11 +2,12 @@
 
     InfraError
     |-- CheckFailed   1  looked, and it is not right: unhealthy, wrong answer, rolled back
+    |-- WrongUsage    2  the command cannot mean anything; argparse ends with 2 as well
     |-- Refused       3  Function Compute said no: credentials, permission, not found, bad value
     +-- TimedOut      4  not right yet when the time was up
 
-2 is left to argparse (wrong usage), so a pipeline can tell "fix the command" from "fix the service".
-A message is one sentence that names what to change; no traceback reaches the user.
+So a pipeline can tell "fix the command" from "fix the service". A message is one sentence that names what to change; no
+traceback reaches the user.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ class InfraError(Exception):
 
 class CheckFailed(InfraError):
     exit_code = 1
+
+
+class WrongUsage(InfraError):
+    exit_code = 2
 
 
 class Refused(InfraError):

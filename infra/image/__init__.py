@@ -1,5 +1,5 @@
 """What builds, checks, pushes and tries the GPU image (`Dockerfile` at the top). Nothing here runs in the service.
 
-bake.py, prove_sm75.py and warm_modelinfo.py run inside the build, by themselves: the standard library only, and in
-the last one the vLLM of the image. So does the service's own engine/outline.py, once.
+bake.py (with transfer.py), prove_sm75.py and warm_modelinfo.py are copied into the build one by one and run there by
+themselves: the standard library only, and in the last one the vLLM of the image.
 """

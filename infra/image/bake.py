@@ -1,14 +1,15 @@
 """Fetch the model that the image carries: pinned, resumable, checked byte by byte, or not at all.
 
-    python -m infra.image.bake fetch --to DIR [--source huggingface|modelscope] [--install DIR]
-    python -m infra.image.bake lock          write every file's size and sha256 into weights.json; review and commit it
+    python -m infra bake fetch --to DIR [--source huggingface|modelscope] [--install DIR]
+    python -m infra bake lock          write every file's size and sha256 into weights.json; review and commit it
 
 weights.json names the repository and its commit. While its `files` are empty, a fetch takes the expected checksums
 from the hub's own record of that commit (sha256 of large files, git's object id of small ones), which ties the bytes
 to the commit; ModelScope knows no such commit, so from there only a locked list is fetched. Once locked, both hubs,
 and any mirror named by HF_ENDPOINT or MODELSCOPE_ENDPOINT, must deliver the same bytes, and no list is asked for.
 
-Runs inside the image build, before any package is installed: standard library only.
+Runs inside the image build too, as `python -m infra.image.bake`: beside transfer.py alone and before any package is
+installed, hence a `main` of its own and the standard library only.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 from infra.image.transfer import BakeError, download, get_json, quote, size_text
 
 MANIFEST = Path(__file__).with_name("weights.json")
+DOWNLOADS = Path("build/weights")
 #: What vLLM and transformers read; the rest of a repository (figures, other formats) stays where it is.
 WANTED = ("*.safetensors", "*.json", "*.txt", "LICENSE*")
 #: ModelScope's own file, unknown to Hugging Face.
@@ -167,7 +169,7 @@ def fetch(manifest: Manifest, source: str, to: Path) -> tuple[Path, Manifest]:
     if not manifest.files and source == "modelscope":
         raise BakeError(
             "ModelScope does not know the pinned commit and weights.json holds no checksums yet: "
-            "run `python -m infra.image.bake lock` (add --source modelscope where Hugging Face is out of reach), "
+            "run `python -m infra bake lock` (add --source modelscope where Hugging Face is out of reach), "
             "review and commit weights.json, then build again"
         )
     wanted = manifest.files or listed(hub)
@@ -234,16 +236,15 @@ def lock(manifest: Manifest, source: str) -> Manifest:
     return Manifest(manifest.repository, manifest.revision, tuple(files))
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Fetch the model that the image carries.")
+def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("act", choices=("fetch", "lock"))
     parser.add_argument("--source", choices=tuple(HUBS), default="huggingface", help="default: %(default)s")
-    parser.add_argument("--to", type=Path, help="where downloads are kept and resumed (fetch)")
+    parser.add_argument("--to", type=Path, default=DOWNLOADS, help="where downloads are kept and resumed (%(default)s)")
     parser.add_argument("--install", type=Path, help="also copy the checked files there (fetch)")
     parser.add_argument("--manifest", type=Path, default=MANIFEST, help="default: weights.json beside this file")
-    args = parser.parse_args(argv)
-    if args.act == "fetch" and args.to is None:
-        parser.error("fetch needs --to")
+
+
+def run(args: argparse.Namespace) -> int:
     try:
         manifest = Manifest.read(args.manifest)
         if args.act == "lock":
@@ -254,12 +255,18 @@ def main(argv: list[str] | None = None) -> int:
         if args.install:
             install(folder, found, args.install)
         if not manifest.files:
-            print("no checksums are locked; these were found (`python -m infra.image.bake lock` writes them):")
+            print("no checksums are locked; these were found (`python -m infra bake lock` writes them):")
             print(found.text())
     except BakeError as error:
         print(f"bake: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Fetch the model that the image carries.")
+    arguments(parser)
+    return run(parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ compiled is kept for the next image (infra/image/warm). Without a GPU the same i
 from __future__ import annotations
 
 import argparse
-import os
+import functools
 import socket
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +23,11 @@ from typing import Any
 import requests
 import yaml
 
+from infra import ROOT
 from infra.errors import CheckFailed, InfraError, TimedOut
+from infra.fc.quotas import LISTEN_WITHIN_S
 from infra.image.target import Container, Process, Target, gpu
-from infra.limits import LISTEN_WITHIN_S
 
-ROOT = Path(__file__).resolve().parents[2]
 WARM = Path(__file__).with_name("warm")
 T4_CAPABILITY = "7.5"
 EXIT_S = 30  # after SIGTERM; /pre-stop has drained already, so only closing is left
@@ -93,8 +93,8 @@ class Drill:
 
     def step(self, name: str, act: Callable[[], str]) -> None:
         started = time.monotonic()
-        said = act()
-        print(f"{name:<12} {time.monotonic() - started:6.1f} s  {said}", flush=True)
+        outcome = act()
+        print(f"{name:<12} {time.monotonic() - started:6.1f} s  {outcome}", flush=True)
 
     def call(self, method: str, path: str, limit_s: float, body: dict[str, Any] | None = None) -> requests.Response:
         """A request with the headers FC adds. Raises CheckFailed unless it is answered with 2xx in time."""
@@ -133,20 +133,21 @@ class Drill:
         answer = self.call("POST", "/invoke", self.plan.timeout_s, body).json()
         return repr(answer["choices"][0]["message"]["content"][:60])
 
-    def run(self, *checks: tuple[str, tuple[str, ...]]) -> None:
+    def run(self, *checks: str) -> None:
+        """`checks` are commands of `python -m infra` that take the service's URL."""
         self.step("listen", self.listen)
         self.step("initialize", self.initialize)
         self.step("health", self.health)
         self.step("invoke", self.invoke)
-        for name, command in checks:
-            self.step(name, lambda command=command: self.outside(*command))  # type: ignore[misc]
+        for command in checks:
+            self.step(command, functools.partial(self.outside, command))
         self.step("pre-stop", lambda: str(self.call("GET", "/pre-stop", self.plan.pre_stop_s).json()["state"]))
         self.step("SIGTERM", self.stop)
 
-    def outside(self, *command: str) -> str:
+    def outside(self, command: str) -> str:
         """One of the operator's own commands against the running service."""
-        if subprocess.run([sys.executable, "-m", *command, self.url], cwd=ROOT, check=False).returncode != 0:
-            raise CheckFailed(f"`python -m {' '.join(command)}` failed; what it says is above")
+        if subprocess.run([sys.executable, "-m", "infra", command, self.url], cwd=ROOT, check=False).returncode != 0:
+            raise CheckFailed(f"`python -m infra {command}` failed; what it says is above")
         return "passed"
 
     def stop(self) -> str:
@@ -162,50 +163,41 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Start the image as FC does, try it, take it down.")
+def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", default="chatbot-llm:local", help="local, or pulled (default: %(default)s)")
     parser.add_argument("--port", type=int, help="on this machine (default: a free one)")
     parser.add_argument("flags", nargs="*", help="vLLM flags after --, as for the image")
-    args = parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
     port = args.port or free_port()
-    checks: list[tuple[str, tuple[str, ...]]] = [("smoke", ("infra", "smoke"))]
-    try:
-        plan = Plan.read(ROOT / "s.yaml")
-        card = gpu()
-        target: Target
-        if card:
-            print(f"{card.name}, sm_{card.capability.replace('.', '')}, driver {card.driver}: the image {args.image}")
-            target = Container(args.image, args.flags, plan.as_fc(plan.port), port, plan.port)
-            if card.capability == T4_CAPABILITY:
-                checks.append(("acceptance", ("infra.acceptance",)))
-            else:
-                print("not a T4: the acceptance run, which judges a T4's arithmetic, is left out")
+    checks = ["smoke"]
+    plan = Plan.read(ROOT / "s.yaml")
+    card = gpu()
+    target: Target
+    if card:
+        print(f"{card.name}, sm_{card.capability.replace('.', '')}, driver {card.driver}: the image {args.image}")
+        target = Container(args.image, args.flags, plan.as_fc(plan.port), port, plan.port)
+        if card.capability == T4_CAPABILITY:
+            checks.append("acceptance")
         else:
-            print("no GPU with Docker here: the same steps with the CPU build; this says nothing about the GPU image")
-            target = Process(args.flags, plan.as_fc(port), port)
-    except InfraError as error:
-        print(f"local-test: {error}", file=sys.stderr)
-        return error.exit_code
-    return drill(target, plan, port, checks, keep_warm=bool(card and card.capability == T4_CAPABILITY))
+            print("not a T4: the acceptance run, which judges a T4's arithmetic, is left out")
+    else:
+        print("no GPU with Docker here: the same steps with the CPU build; this says nothing about the GPU image")
+        target = Process(args.flags, plan.as_fc(port), port)
+    drill(target, plan, port, checks, keep_warm=bool(card and card.capability == T4_CAPABILITY))
 
 
-def drill(target: Target, plan: Plan, port: int, checks: list[tuple[str, tuple[str, ...]]], keep_warm: bool) -> int:
+def drill(target: Target, plan: Plan, port: int, checks: Sequence[str], keep_warm: bool) -> None:
     try:
         target.start()
         Drill(target, plan, f"http://127.0.0.1:{port}").run(*checks)
         if keep_warm:
             target.copy_out("/opt/warm/.", WARM)
             print(f"kept what the T4 compiled in {WARM.relative_to(ROOT)}: the next `make image` bakes it in")
-    except InfraError as error:
-        print(f"{target.log()}\nlocal-test: {error}", file=sys.stderr)
-        return error.exit_code
+    except InfraError:
+        print(target.log(), file=sys.stderr)
+        raise
     finally:
         target.remove()
     print("local-test passed")
-    return 0
-
-
-if __name__ == "__main__":
-    os.chdir(ROOT)
-    sys.exit(main())

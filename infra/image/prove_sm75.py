@@ -5,7 +5,9 @@ one entry per architecture (kind 1 = PTX, 2 = machine code; header size; length;
 Those headers are not compressed, so counting them needs no cuobjdump. Importing the libraries would prove nothing and
 fails anyway: libcuda comes from the host's driver, which a build does not have.
 
-Also refuses libcuda in the packages: it would shadow the driver's own. Runs inside the image build: standard library.
+Also refuses libcuda in the packages: it would shadow the driver's own.
+
+Runs inside the image build, where nothing else of infra/ is: by itself, with the standard library.
 """
 
 from __future__ import annotations

@@ -1,22 +1,39 @@
 """Push the image under a tag that never moves: `make push`, with DEPLOY_REPOSITORY in the environment.
 
 The tag is `git describe`. Function Compute notes the digest behind a tag when it deploys, so a tag that moves breaks
-the running function until it is deployed again. Hence: no tag for uncommitted work, none that exists already.
+the running function until it is deployed again. Hence: no tag for uncommitted work, and one that exists is never
+overwritten. Holds it this very commit or this very image, a run that failed later can simply be repeated.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
-import sys
 
-from infra.errors import CheckFailed, InfraError, Refused
+from infra.errors import CheckFailed, Refused, WrongUsage
 from infra.image import size
 
 LOCAL = "chatbot-llm"
+COMMIT_LABEL = "org.opencontainers.image.revision"
 #: What registries say about a tag that is not there (Docker's own client; Registry API `MANIFEST_UNKNOWN`).
 ABSENT = ("no such manifest", "manifest unknown", "not found: manifest")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "repository",
+        nargs="?",
+        default=os.environ.get("DEPLOY_REPOSITORY"),
+        help="registry.<region>.aliyuncs.com/<namespace>/chatbot-llm (default: DEPLOY_REPOSITORY)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    if not args.repository:
+        raise WrongUsage("where to? export DEPLOY_REPOSITORY=registry.<region>.aliyuncs.com/<namespace>/chatbot-llm")
+    print(f"DEPLOY_IMAGE={push(args.repository)}")
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -34,29 +51,41 @@ def tag() -> str:
     return name
 
 
-def exists(reference: str) -> bool:
-    """Whether the registry has this tag. Raises Refused when it will not say."""
+def published(reference: str) -> str | None:
+    """The config digest of what the registry has under this tag, None if nothing. Raises Refused if it will not say."""
     looked = _run("docker", "manifest", "inspect", reference)
     if looked.returncode == 0:
-        return True
-    said = (looked.stderr + looked.stdout).strip()
-    if any(word in said.lower() for word in ABSENT):
-        return False
+        return str(json.loads(looked.stdout).get("config", {}).get("digest", ""))
+    answer = (looked.stderr + looked.stdout).strip()
+    if any(word in answer.lower() for word in ABSENT):
+        return None
     raise Refused(
-        f"cannot tell whether {reference} exists, and will not risk overwriting it: {said}. "
+        f"cannot tell whether {reference} exists, and will not risk overwriting it: {answer}. "
         f"`docker login {reference.split('/', 1)[0]}`, and check that the repository exists"
     )
 
 
-def push(repository: str, existing_ok: bool) -> str:
-    """Push and return the reference."""
+def is_this_commit(reference: str) -> bool:
+    """Whether the image behind the reference was built from the commit that is checked out, by its label."""
+    shown = _run("docker", "buildx", "imagetools", "inspect", reference, "--format", "{{json .Image.Config.Labels}}")
+    commit = _run("git", "rev-parse", "HEAD").stdout.strip()
+    return shown.returncode == 0 and bool(commit) and (json.loads(shown.stdout) or {}).get(COMMIT_LABEL) == commit
+
+
+def push(repository: str) -> str:
+    """Push, unless it is there already, and return the reference."""
     name = tag()
     reference = f"{repository}:{name}"
     local = f"{LOCAL}:{name}"
-    if exists(reference):
-        if existing_ok:
-            return reference
-        raise CheckFailed(f"{reference} exists and tags do not move: commit the change and build again")
+    there = published(reference)
+    if there is not None:
+        mine = _run("docker", "image", "inspect", "--format", "{{.Id}}", local).stdout.strip()
+        if not (mine and mine == there) and not is_this_commit(reference):
+            raise CheckFailed(
+                f"{reference} exists, was built from another commit, and tags do not move: commit, build again"
+            )
+        print(f"{reference} is there already, and is this commit")
+        return reference
     platform = _run("docker", "image", "inspect", "--format", "{{.Os}}/{{.Architecture}}", local)
     if platform.returncode != 0:
         raise CheckFailed(f"there is no image {local} here: `make image` builds it")
@@ -67,27 +96,3 @@ def push(repository: str, existing_ok: bool) -> str:
         if subprocess.run(command, check=False).returncode != 0:
             raise Refused(f"`{' '.join(command)}` failed; what it says is above")
     return reference
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Push the image under the immutable tag `git describe`.")
-    parser.add_argument(
-        "repository",
-        nargs="?",
-        default=os.environ.get("DEPLOY_REPOSITORY"),
-        help="registry.<region>.aliyuncs.com/<namespace>/chatbot-llm (default: DEPLOY_REPOSITORY)",
-    )
-    parser.add_argument("--existing-ok", action="store_true", help="leave a tag that exists alone, and succeed")
-    args = parser.parse_args(argv)
-    if not args.repository:
-        parser.error("where to? export DEPLOY_REPOSITORY=registry.<region>.aliyuncs.com/<namespace>/chatbot-llm")
-    try:
-        print(f"DEPLOY_IMAGE={push(args.repository, args.existing_ok)}")
-    except InfraError as error:
-        print(f"push: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Refuse an image that Function Compute would not take: `python -m infra.image.size IMAGE`.
+"""Refuse an image that Function Compute would not take: `python -m infra size IMAGE`.
 
 FC counts compressed layers: 15 GB by its page on instance types (the quota page says 30 GB), and its FAQ promises only
 that less than 20 GB uncompressed works. What this image is made of, in GB:
@@ -19,7 +19,6 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 import tarfile
 import zlib
 from collections import deque
@@ -27,12 +26,21 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO
 
-from infra.errors import CheckFailed, InfraError
-from infra.limits import MAX_IMAGE_GB
+from infra.errors import CheckFailed
+from infra.fc.quotas import MAX_IMAGE_GB
 
 UNCOMPRESSED_LIMIT_GB = 20.0  # FC, FAQ on GPU images: less than this normally deploys and works
 BLOCK_BYTES = 16 << 20
 ALREADY = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")  # gzip, zstandard
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image")
+
+
+def run(args: argparse.Namespace) -> None:
+    print(f"measuring {args.image}, which reads all of it ...", flush=True)
+    print(check(args.image))
 
 
 def _blocks(stream: IO[bytes]) -> Iterator[bytes]:
@@ -96,20 +104,3 @@ def check(image: str) -> str:
         except tarfile.TarError as error:
             raise CheckFailed(f"`docker save {image}` failed: build it first with `make image`") from error
     return gate(*sizes)
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Is the image small enough for Function Compute?")
-    parser.add_argument("image")
-    args = parser.parse_args(argv)
-    print(f"measuring {args.image}, which reads all of it ...", flush=True)
-    try:
-        print(check(args.image))
-    except InfraError as error:
-        print(f"size: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from infra import ROOT
 from infra.errors import CheckFailed
 
-ROOT = Path(__file__).resolve().parents[2]
 LOG_LINES = 60
 
 
@@ -43,9 +43,9 @@ def gpu() -> Card | None:
     """The first GPU, when Docker is there to hand it to a container."""
     if not (shutil.which("nvidia-smi") and shutil.which("docker")):
         return None
-    asked = _run("nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader")
-    lines = asked.stdout.strip().splitlines()
-    if asked.returncode != 0 or not lines:
+    listed = _run("nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader")
+    lines = listed.stdout.strip().splitlines()
+    if listed.returncode != 0 or not lines:
         return None
     name, capability, driver = (part.strip() for part in lines[0].split(","))
     return Card(name, capability, driver)

@@ -7,7 +7,9 @@ and keeps the answer in VLLM_CACHE_ROOT/modelinfos under a hash of the class's s
 so the image brings the answer along for what the config.json of each baked model names.
 
 vLLM 0.32's CUDA wheel does it without a driver (libcuda), too. Should another refuse on a build machine, the build goes
-on and says what that costs. Runs inside the image build: standard library and the vLLM that was installed there.
+on and says what that costs.
+
+Runs inside the image build, where nothing else of infra/ is: with the standard library and the vLLM installed there.
 """
 
 from __future__ import annotations
@@ -46,8 +48,8 @@ def warm(architecture: str, folder: Path) -> str:
     except subprocess.TimeoutExpired:
         return f"vLLM did not end within {LIMIT_S} s"
     if done.returncode != 0:
-        told = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        return f"vLLM ended with status {done.returncode}: {told[-1] if told else 'it said nothing'}"
+        logged = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        return f"vLLM ended with status {done.returncode}: {logged[-1] if logged else 'it said nothing'}"
     if not set(folder.glob("*.json")) - before:
         return f"vLLM reported no error but wrote nothing to {folder}"
     return ""

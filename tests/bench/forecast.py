@@ -9,8 +9,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from infra.plan import Fleet, Hour, replay
-from infra.plan_speed import between
+from infra.fc.fleet import Fleet, Hour, between, replay
 
 #: Slots as in production, and loads as shares of the rate at full slots.
 SLOTS, SHARES = 10, (0.3, 0.6, 0.8)

@@ -10,13 +10,13 @@ import pytest
 from client_envs import ROOT, environment
 
 LIMIT_S = 600
-HVAC = ROOT / "infra" / "rag" / "hvac.json"
+HVAC = ROOT / "code" / "examples" / "rag" / "hvac.json"
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(LIMIT_S)]
 
 
 def ask(server: Any, question: str, *more: str) -> str:
-    command = ["python", str(ROOT / "infra" / "rag" / "rag.py"), "--url", server.url, *more, question]
+    command = ["python", str(HVAC.with_name("rag.py")), "--url", server.url, *more, question]
     done = subprocess.run(
         command, env=environment("openai"), capture_output=True, text=True, check=False, timeout=LIMIT_S
     )

@@ -10,7 +10,7 @@ from typing import Any
 import fc
 import pytest
 
-from infra import serverless_devs, template
+from infra.fc import serverless_devs, template
 from launcher import Service
 
 Start = Callable[..., Service]

@@ -1,6 +1,6 @@
 """A double of Function Compute: one instance, started, called, frozen and ended as the platform does it.
 
-What a deployment chooses is read from the rendered s.yaml, what the platform fixes from infra/limits.py, so a wrong
+What a deployment chooses is read from the rendered s.yaml, what the platform fixes from infra/fc/quotas.py, so a wrong
 s.yaml fails here. Order and behaviour are those of the pages named beside them (docs/zh-CN of aliyun-fc/fc-docs).
 """
 
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from callers import Answer, Streamed, gather
-from infra import limits
+from infra.fc import quotas
 from launcher import Service, free_port
 
 DEFAULT_PORT = 9000  # page 04/126
@@ -82,7 +82,7 @@ class FunctionCompute:
         """Start the container, wait for its port, initialize, check its health once; then freeze it."""
         self._open_port = free_port()  # stands for the container's own port in its own network
         variables = {name: str(value) for name, value in (self.props.get("environmentVariables") or {}).items()}
-        assert not any(name.startswith(limits.RESERVED_ENVIRONMENT_PREFIX) for name in variables), "FC refuses FC_*"
+        assert not any(name.startswith(quotas.RESERVED_ENVIRONMENT_PREFIX) for name in variables), "FC refuses FC_*"
         variables |= {
             "FC_FUNCTION_NAME": self.props["functionName"],
             "FC_REGION": self.props["region"],
@@ -93,7 +93,7 @@ class FunctionCompute:
         }
         self.service = self._start(argv=self._arguments(), env=variables, port=self._open_port)
         try:
-            self.service.wait_listening(limits.LISTEN_WITHIN_S)
+            self.service.wait_listening(quotas.LISTEN_WITHIN_S)
         except AssertionError as error:
             raise StartFailed(f"FunctionNotStarted: port {self._port}: {error}") from error
         self._initialize()
@@ -253,7 +253,7 @@ class FunctionCompute:
             raise
         named = {name.lower(): value for name, value in response.getheaders()}
         size = sum(len(name) + len(value) for name, value in response.getheaders())
-        assert size <= limits.MAX_HEADER_BYTES, "502 BadResponse: the answer's headers are too large"
+        assert size <= quotas.MAX_HEADER_BYTES, "502 BadResponse: the answer's headers are too large"
         with self._pool_lock:
             if response.will_close or self._closed:
                 connection.close()

@@ -135,7 +135,7 @@ def test_a_wrong_s_yaml_fails_the_rehearsal(
     quick = hurried(props, HURRY)
     mistake(quick)
     if mistake is wrong_port:
-        monkeypatch.setattr("fc.limits.LISTEN_WITHIN_S", 3)
+        monkeypatch.setattr("fc.quotas.LISTEN_WITHIN_S", 3)
     monkeypatch.setattr("fc.TERM_GRACE_S", 1)
     with pytest.raises(error, match=message):
         rehearse(deploy(quick, script={"load_s": 1.5}))

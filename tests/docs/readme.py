@@ -139,7 +139,7 @@ def t4_flags() -> str:
 def cost_table() -> str:
     import yaml
 
-    from infra.cost import HOURS_PER_MONTH, Size, price
+    from infra.fc.prices import HOURS_PER_MONTH, Size, price
 
     template = yaml.safe_load((ROOT / "s.yaml").read_text(encoding="utf-8"))
     (resource,) = template["resources"].values()

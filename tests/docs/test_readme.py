@@ -21,7 +21,7 @@ from chatbot_llm.engine.scripted import ScriptedEngine
 from chatbot_llm.observability.telemetry import Metrics
 from chatbot_llm.routes import validation as limits
 from chatbot_llm.settings import Settings
-from infra.__main__ import parser
+from infra.__main__ import parse
 
 ROOT = readme.ROOT
 TEXT = readme.text()
@@ -129,7 +129,7 @@ def test_the_operators_commands_are_ones_that_exist() -> None:
     commands = re.findall(r"^python -m infra ([a-z].*?)(?: +#.*)?$", "\n".join(b.code for b in readme.blocks()), re.M)
     assert len(commands) >= 4
     for command in commands:
-        parser().parse_args(shlex.split(command))  # ends with SystemExit when it does not parse
+        parse(shlex.split(command))  # ends with SystemExit when it does not parse
 
 
 def test_docker_run_passes_flags_that_still_mean_something() -> None:

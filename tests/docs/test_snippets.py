@@ -20,7 +20,7 @@ import readme
 from client_envs import environment, folder
 
 from infra.errors import InfraError
-from infra.serverless_devs import find_s
+from infra.fc.serverless_devs import find_s
 
 ROOT = readme.ROOT
 LIMIT_S = 600
@@ -49,7 +49,7 @@ def holds(said: str, block: readme.Block) -> None:
 @pytest.mark.parametrize("block", of("curl", "bash"))
 def test_shell(block: readme.Block, server: Any, tmp_path: Path) -> None:
     code = block.code.replace(readme.LOCAL, server.url)
-    code = re.sub(r"(python infra/rag/rag\.py)", rf"\1 --url {server.url}", code)
+    code = re.sub(r"(python code/examples/rag/rag\.py)", rf"\1 --url {server.url}", code)
     env = environment(*block.all("env")) if block.all("env") else dict(os.environ)
     env |= {"LLM_USER_PATH": str(tmp_path)}
     holds(run(["bash", "-euo", "pipefail"], env, ROOT, code), block)

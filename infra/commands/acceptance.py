@@ -1,0 +1,177 @@
+"""The run that only a T4 can settle: `python -m infra acceptance URL`.
+
+Turing's Marlin kernel sums in float16 (other cards: float32), and Qwen's activations are large: an overflow shows as
+"!!!!!!!!" with status 200, first on short prompts. Nothing but a T4 can show it. So: 200 prompts, short ones and long
+ones, each at 1, 4 and 10 at once; no answer may be empty, degenerate or carry a NaN, and plain knowledge must be right.
+Batch sizes take different paths through the kernel, hence the three rounds; first words may differ between rounds
+(float16 sums depend on the batch), so their agreement is shown and not judged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import requests
+
+from infra.commands.smoke import DEGENERATE, failed, one_line, own_key
+from infra.errors import CheckFailed
+
+PROMPTS = 200
+AT_ONCE = (1, 4, 10)  # 10 = instanceConcurrency in s.yaml
+MAX_TOKENS = 48
+#: Share of plain questions that must be right; a sound 7B model misses few, a broken one most.
+RIGHT_SHARE = 0.9
+REQUEST_LIMIT_S = 120
+RULERS = "-=_*.#"  # long runs of these are how Markdown draws lines
+ESCAPES = """What to do, in this order; run this again after each:
+  1. VLLM_MARLIN_INPUT_DTYPE=int8 in the environment (int8 products, int32 sums; slightly other answers)
+  2. --linear-backend exllama (slower; has had float16 overflows of its own)
+  3. another engine: LMDeploy's TurboMind keeps kernels of its own for the T4"""
+
+CAPITALS = {
+    "France": "Paris", "Japan": "Tokyo", "Italy": "Rome", "Spain": "Madrid", "Germany": "Berlin", "Egypt": "Cairo",
+    "Greece": "Athens", "Russia": "Moscow", "China": "Beijing", "Cuba": "Havana", "Peru": "Lima", "Kenya": "Nairobi",
+    "Norway": "Oslo", "Poland": "Warsaw", "Portugal": "Lisbon", "Ireland": "Dublin", "Austria": "Vienna",
+    "Sweden": "Stockholm", "Finland": "Helsinki", "Thailand": "Bangkok",
+}  # fmt: skip
+SHORT = ("Hi", "Hello!", "Why?", "你好", "谢谢", "Ok.", "2", "?", "Tell me a joke.", "Bonjour", "今天天气怎么样？", "a")
+TASKS = (
+    "Write one sentence about the sea.",
+    "Translate to Chinese: The train leaves at nine.",
+    "Write a Python function that reverses a string.",
+    "用一句话介绍杭州。",
+    "List three colours.",
+    "Explain photosynthesis to a child.",
+)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("url", help="where the service answers; its key, if any, in CHATBOT_API_KEY")
+
+
+def run(args: argparse.Namespace) -> None:
+    accept(args.url.rstrip("/"), own_key(), prompts())
+
+
+@dataclass(frozen=True)
+class Prompt:
+    text: str
+    expect: str = ""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What one prompt brought; `fault` is empty when the answer is language."""
+
+    text: str = ""
+    fault: str = ""
+    tokens: int = 0
+
+
+def prompts() -> list[Prompt]:
+    """The 200: a third plain knowledge, a quarter a few tokens long, the rest tasks with up to about 2,000 tokens."""
+    known = [Prompt(f"What is the capital of {land}?", city) for land, city in CAPITALS.items()]
+    known += [
+        Prompt(f"What is {a} plus {b}? Answer with the number.", str(a + b)) for a in range(3, 10) for b in (4, 9, 25)
+    ]
+    known += [Prompt(f"{land}的首都是哪里？用英文回答。", city) for land, city in list(CAPITALS.items())[:20]]
+    short = [Prompt(word + tail) for word in SHORT for tail in ("", "?", "...", " 3")]
+    rest: Iterator[Prompt] = (
+        Prompt(f"{context(length)}\n\n{task}" if length else task)
+        for length in (0, 4, 16, 40, 80, 160)
+        for task in TASKS * 3
+    )
+    chosen = (known + short + list(rest))[:PROMPTS]
+    random.Random(0).shuffle(chosen)  # short and long ones share a batch, in the same order every time
+    return chosen
+
+
+def context(sentences: int) -> str:
+    """A text as retrieval would put before a question, about 12 tokens a sentence."""
+    return " ".join(
+        f"Record {number}: parcel {number * 37 % 1000} left the depot on day {number}." for number in range(sentences)
+    )
+
+
+def _unjson(word: str) -> float:
+    return math.nan if word == "NaN" else math.inf
+
+
+def judge(raw: str) -> Reply:
+    """The fault of one answer, if it has one."""
+    body = json.loads(raw, parse_constant=_unjson)
+    choice = body["choices"][0]
+    text = choice["message"]["content"] or ""
+    tokens = int(body.get("usage", {}).get("completion_tokens", 0))
+    entries = (choice.get("logprobs") or {}).get("content") or []
+    if any(entry["logprob"] is None or not math.isfinite(entry["logprob"]) for entry in entries):
+        return Reply(text, "a log probability is not a number", tokens)
+    if not text.strip():
+        return Reply(text, "empty", tokens)
+    words = text.split()
+    if any(run[1] not in RULERS for run in DEGENERATE.finditer(text)) or (len(words) >= 8 and len(set(words)) == 1):
+        return Reply(text, "degenerate", tokens)
+    return Reply(text, tokens=tokens)
+
+
+def ask(url: str, key: str, prompt: Prompt) -> Reply:
+    body = {
+        "messages": [{"role": "user", "content": prompt.text}],
+        "max_tokens": MAX_TOKENS,
+        "temperature": 0,
+        "logprobs": True,
+    }
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    try:
+        answer = requests.post(f"{url}/chat", json=body, headers=headers, timeout=REQUEST_LIMIT_S)
+        return judge(answer.text) if answer.status_code == 200 else Reply(fault=failed(answer))
+    except (requests.RequestException, ValueError, KeyError, IndexError, TypeError) as error:
+        return Reply(fault=f"no chat completion: {error!r}")
+
+
+def round_of(url: str, key: str, questions: Sequence[Prompt], at_once: int) -> list[Reply]:
+    """Every prompt once, `at_once` under way; progress on one line per quarter."""
+    started = time.monotonic()
+    replies: list[Reply] = []
+    with ThreadPoolExecutor(at_once) as pool:
+        for reply in pool.map(lambda prompt: ask(url, key, prompt), questions):
+            replies.append(reply)
+            if len(replies) % max(1, len(questions) // 4) == 0:
+                seconds = time.monotonic() - started
+                rate = sum(one.tokens for one in replies) / seconds
+                print(f"  {at_once:2} at once: {len(replies):3} of {len(questions)}, {rate:.0f} tokens/s", flush=True)
+    return replies
+
+
+def accept(url: str, key: str, questions: Sequence[Prompt]) -> None:
+    """Raises CheckFailed with the faults found and the escape order."""
+    problems, count = [], len(AT_ONCE) * len(questions)
+    first: list[str] = []
+    for at_once in AT_ONCE:
+        replies = round_of(url, key, questions, at_once)
+        for prompt, reply in zip(questions, replies, strict=True):
+            if reply.fault:
+                problems.append(
+                    f"{at_once} at once, {one_line(prompt.text, 40)!r}: {reply.fault} {one_line(reply.text, 40)!r}"
+                )
+        known = [(prompt, reply) for prompt, reply in zip(questions, replies, strict=True) if prompt.expect]
+        right = sum(prompt.expect.casefold() in reply.text.casefold() for prompt, reply in known)
+        print(f"  {at_once:2} at once: {right} of {len(known)} plain questions right", flush=True)
+        if right < RIGHT_SHARE * len(known):
+            problems.append(f"{at_once} at once: only {right} of {len(known)} plain questions right")
+        words = [" ".join(reply.text.split()[:1]) for reply in replies]
+        first = first or words
+        same = sum(a == b for a, b in zip(first, words, strict=True))
+        print(f"  {at_once:2} at once: {same} of {len(words)} first words as with 1 at once", flush=True)
+    if problems:
+        shown = "\n  ".join(problems[:20])
+        more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
+        raise CheckFailed(f"{len(problems)} faults in {count} answers:\n  {shown}{more}\n{ESCAPES}")
+    print(f"accepted: {count} answers, none degenerate", flush=True)

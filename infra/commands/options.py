@@ -1,0 +1,26 @@
+"""Arguments that several commands take, and what they become."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from infra.fc.client import LATEST, FunctionCompute
+from infra.fc.prices import PRICES
+
+
+def account(parser: argparse.ArgumentParser, *, qualifier: bool = False) -> None:
+    parser.add_argument("--function", default=os.environ.get("DEPLOY_FUNCTION", "chatbot-llm"))
+    parser.add_argument("--region", default=os.environ.get("DEPLOY_REGION", "cn-hangzhou"))
+    parser.add_argument("--endpoint", help="host of the control plane (default: fcv3.REGION.aliyuncs.com)")
+    if qualifier:
+        default = os.environ.get("DEPLOY_QUALIFIER", LATEST)
+        parser.add_argument("--qualifier", default=default, help="LATEST, alias or version")
+
+
+def currency(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--currency", choices=sorted(PRICES), default="CNY")
+
+
+def connect(args: argparse.Namespace) -> FunctionCompute:
+    return FunctionCompute(args.region, args.endpoint)

@@ -1,0 +1,181 @@
+"""release: traffic moves to a new version only after that version has answered, and back if it then does not.
+
+Two facts of the platform shape this (FC docs, versions and aliases):
+- a version is LATEST frozen; it carries image and settings, but no min instances. Those exist on LATEST or on
+  an alias only, so the alias that takes the traffic must have its own provision config;
+- min instances follow their alias when it moves: FC makes new ones for the new version, each a cold start of
+  minutes. A warm instance of another alias does not serve this one.
+
+So `release` never tries a version out on the alias that serves. Step by step:
+
+1. publish LATEST as version N (or take the one named, which is also how to go back by hand);
+2. a candidate alias `<alias>-next` points to N and gets one hibernating min instance; wait until it stands.
+   This takes one more T4 of the account's quota for some minutes;
+3. smoke the candidate through InvokeFunction. Failure ends here: traffic has not been touched;
+4. the alias moves to N, and gets a provision config if it has none (that of LATEST, else one instance);
+5. wait until its own instances stand, smoke it again as its callers reach it;
+6. failure in 4 or 5 moves the alias back to the version and weights before (or removes it, if it is new);
+7. in every case the candidate and its instance are removed; if that fails the command fails, because a
+   forgotten minimum instance is paid by the hour.
+
+Not documented, to be proven on an account: whether FC keeps the old instances until the new ones stand. Until
+then release when traffic is low. The HTTP trigger and the provision config in s.yaml must name the alias
+(`qualifier:`), else traffic and money stay on LATEST; `release` says so when they do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from infra.commands import options, smoke
+from infra.commands.scale import hibernating
+from infra.commands.screen import console, progress
+from infra.commands.wait_ready import POLL_S, TIMEOUT_S, target_of, wait_ready, waiting
+from infra.errors import CheckFailed, InfraError
+from infra.fc.client import LATEST, FunctionCompute
+
+Smoke = Callable[[str], None]  # smokes one qualifier, raises CheckFailed
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    options.account(parser)
+    waiting(parser)
+    smoke.asking(parser)
+    parser.add_argument("--alias", default="live", help="the alias that takes the traffic (%(default)s)")
+    parser.add_argument("--version", help="an existing version instead of publishing LATEST (a way back)")
+    parser.add_argument("--description", default="", help="of the published version, e.g. the image tag")
+
+
+def run(args: argparse.Namespace) -> None:
+    fc, words, screen = options.connect(args), smoke.Words.chosen(args), console()
+
+    def try_out(qualifier: str) -> None:
+        results = list(smoke.over_invoke(fc, args.function, qualifier, words))
+        url = smoke.trigger_url(fc, args.function, qualifier)
+        if url is not None:
+            results += smoke.over_http(smoke.Deployment(url, smoke.own_key()), words)
+        screen.print(smoke.table(results))
+        wrong = "; ".join(f"{result.name}: {result.detail}" for result in results if not result.ok)
+        if wrong:
+            raise CheckFailed(f"smoke test of {qualifier} failed: {wrong}")
+
+    with progress() as shown:
+        step = Release(fc, args.function, args.alias, try_out, shown.say, timeout_s=args.timeout, poll_s=args.poll)
+        version = step.run(args.version, args.description)
+        shown.done(f"{args.function}@{args.alias} is version {version}")
+    for warning in warnings(fc, args.function, args.alias):
+        print(f"warning: {warning}")
+
+
+@dataclass
+class Release:
+    """One release of one function. `smoke` raises when a qualifier does not answer as it should."""
+
+    fc: FunctionCompute
+    function: str
+    alias: str
+    smoke: Smoke
+    say: Callable[[str], None] = lambda text: None
+    timeout_s: float = TIMEOUT_S
+    poll_s: float = POLL_S
+    sleep: Callable[[float], None] = time.sleep
+
+    def run(self, version: str | None = None, description: str = "") -> str:
+        """Returns the version that now has the traffic. Raises CheckFailed after putting things back."""
+        before = self.fc.get_alias(self.function, self.alias)
+        self.wait(LATEST if version is None else version)
+        if version is None:
+            version = self.fc.publish(self.function, description)
+            self.say(f"published version {version}")
+        if before is not None and before.version_id == version and not before.additional_version_weight:
+            raise CheckFailed(f"{self.alias} already points to version {version}; nothing to release")
+        with self.candidate(version) as candidate:
+            self.wait(candidate)
+            self.smoke(candidate)
+            self.say(f"version {version} answers; moving {self.alias}")
+            self.move(before, version)
+        return version
+
+    @contextmanager
+    def candidate(self, version: str) -> Iterator[str]:
+        name = f"{self.alias}-next"
+        try:
+            self.fc.point_alias(self.function, name, version, description="candidate, removed after release")
+            self.fc.put_provision(self.function, name, hibernating(self.fc, None, 1))
+            yield name
+        finally:
+            self.remove(name)
+
+    def remove(self, alias: str) -> None:
+        """The alias and its min instances; an alias that holds some cannot be deleted."""
+        try:
+            self.fc.delete_provision(self.function, alias)
+            self.fc.delete_alias(self.function, alias)
+        except InfraError as error:
+            raise CheckFailed(
+                f"{self.function}@{alias} could not be removed, its min instance goes on costing: {error}; "
+                f"remove the alias in the console, or: python -m infra scale 0 --qualifier {alias}"
+            ) from error
+
+    def move(self, before: Any | None, version: str) -> None:
+        own = self.fc.get_provision(self.function, self.alias) if before is not None else None
+        try:
+            self.fc.point_alias(self.function, self.alias, version)
+            if own is None:
+                self.give_instances()
+            self.wait(self.alias)
+            self.smoke(self.alias)
+        except (InfraError, KeyboardInterrupt) as error:
+            self.put_back(before, own)
+            where = f"back to version {before.version_id}" if before else "removed again"
+            why = str(error) or "interrupted"
+            raise CheckFailed(f"version {version} failed on {self.alias}, {where}: {why}") from error
+
+    def give_instances(self) -> None:
+        """Without a provision config of its own the alias would answer every quiet hour with a cold start."""
+        pattern = self.fc.get_provision(self.function, LATEST)
+        count = max(int((pattern and pattern.default_target) or 0), 1)
+        self.fc.put_provision(self.function, self.alias, hibernating(self.fc, pattern, count))
+        self.say(f"{self.alias} had no min instances of its own: {count} asked for")
+
+    def put_back(self, before: Any | None, own: Any | None) -> None:
+        self.say(f"failed; putting {self.alias} back")
+        if before is None:
+            self.remove(self.alias)
+            return
+        weights = before.additional_version_weight
+        self.fc.point_alias(self.function, self.alias, before.version_id, weights=weights)
+        if own is None:
+            self.fc.delete_provision(self.function, self.alias)
+
+    def wait(self, qualifier: str) -> None:
+        wait_ready(
+            self.fc,
+            self.function,
+            qualifier,
+            timeout_s=self.timeout_s,
+            poll_s=self.poll_s,
+            say=self.say,
+            sleep=self.sleep,
+        )
+
+
+def warnings(fc: FunctionCompute, function: str, alias: str) -> list[str]:
+    """What keeps traffic or money off the released alias, one sentence each."""
+    found = []
+    http = [trigger for trigger in fc.triggers(function) if trigger.trigger_type == "http"]
+    if not any(trigger.qualifier == alias for trigger in http):
+        where = ", ".join(sorted({trigger.qualifier or LATEST for trigger in http})) or "nothing"
+        found.append(f"no HTTP trigger points to {alias} (they point to {where}): set its qualifier in s.yaml")
+    spare = target_of(fc.get_provision(function, LATEST))
+    if spare:
+        found.append(
+            f"LATEST keeps {spare} min instance(s) of its own, paid beside those of {alias}: "
+            "set provisionConfig.qualifier in s.yaml, or run `python -m infra scale 0 --qualifier LATEST`"
+        )
+    return found

@@ -1,0 +1,153 @@
+"""scale: how many instances are kept, now and by the clock.
+
+Both alwaysAllocate flags are written as false every time: the API's default is true, and a T4 that is never
+hibernated costs about four times as much (`cost` shows it). Everything else in the provision config is read
+first and written back as it stands, because PutProvisionConfig replaces the whole. Min instances belong to
+LATEST or an alias; a version is refused before the call.
+
+A schedule is an FC scheduled action: from its time on it asks for its number, so a working day needs two (up in the
+morning, down in the evening). By the API's text the largest number of all rules in force counts, N included: keep
+N low and let schedules raise it; `status` shows what FC made of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from infra.commands import options
+from infra.errors import InfraError, WrongUsage
+from infra.fc.client import FunctionCompute
+from infra.fc.quotas import MAX_MIN_INSTANCES
+
+CRON = re.compile(r"cron\(\S+ \S+ \S+ \S+ \S+ \S+\)|at\(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\)")
+UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ?")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    options.account(parser, qualifier=True)
+    parser.add_argument("count", type=int, nargs="?", metavar="N", help="min instances; 0 scales to zero")
+    parser.add_argument(
+        "--schedule",
+        nargs=3,
+        metavar=("NAME", "WHEN", "N"),
+        help="from WHEN on keep N, e.g. morning 'cron(0 30 8 * * MON-FRI)' 2",
+    )
+    parser.add_argument("--unschedule", metavar="NAME", help="take a schedule away")
+    parser.add_argument("--time-zone", default="Asia/Shanghai", help="of WHEN (%(default)s)")
+    parser.add_argument("--start", default="2026-01-01T00:00:00Z", help="it holds from (%(default)s)")
+    parser.add_argument("--end", default="2036-01-01T00:00:00Z", help="... until (%(default)s)")
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.count is None and args.schedule is None and args.unschedule is None:
+        raise WrongUsage("scale what? give N, --schedule or --unschedule")
+    add = None
+    if args.schedule is not None:
+        name, when, count = args.schedule
+        if not count.isdigit():
+            raise WrongUsage(f"--schedule {name}: {count!r} is no number of instances")
+        add = Schedule(name, when, int(count), args.start, args.end, args.time_zone)
+    fc = options.connect(args)
+    for change in scale(fc, args.function, args.qualifier, count=args.count, add=add, remove=args.unschedule):
+        print(change)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One scheduled action. `start` and `end` bound the days it is in force, `when` says at what time."""
+
+    name: str
+    when: str
+    target: int
+    start: str
+    end: str
+    time_zone: str
+
+    def __post_init__(self) -> None:
+        check_count(self.target)
+        if not CRON.fullmatch(self.when):
+            raise InfraError(
+                f"schedule {self.when!r}: write cron(SECONDS MINUTES HOURS DAY MONTH WEEKDAY), "
+                "e.g. 'cron(0 30 8 * * MON-FRI)', or at(2027-01-31T08:30:00)"
+            )
+        for moment in (self.start, self.end):
+            if not UTC_TIME.fullmatch(moment):
+                raise InfraError(f"{moment!r}: write a time like 2027-01-31T00:00:00Z")
+        if self.start >= self.end:
+            raise InfraError(f"the schedule ends ({self.end}) before it starts ({self.start})")
+
+
+def check_count(count: int) -> None:
+    if not 0 <= count <= MAX_MIN_INSTANCES:
+        raise InfraError(f"{count} min instances: must be 0 to {MAX_MIN_INSTANCES}")
+
+
+def check_qualifier(qualifier: str) -> None:
+    if qualifier.isdigit():
+        raise InfraError(
+            f"min instances cannot be put on version {qualifier}: name LATEST or an alias that points to it"
+        )
+
+
+def scale(
+    fc: FunctionCompute,
+    function: str,
+    qualifier: str,
+    *,
+    count: int | None = None,
+    add: Schedule | None = None,
+    remove: str | None = None,
+) -> list[str]:
+    """Writes the wanted provision config; returns what changed, one sentence each."""
+    check_qualifier(qualifier)
+    if count is not None:
+        check_count(count)
+    now = fc.get_provision(function, qualifier)
+    changes = []
+    default_target = int((now and now.default_target) or 0)
+    if count is not None:
+        changes.append(f"min instances of {function}@{qualifier}: {default_target} -> {count}")
+        default_target = count
+    actions = list((now and now.scheduled_actions) or [])
+    if remove is not None:
+        kept = [action for action in actions if action.name != remove]
+        if len(kept) == len(actions):
+            names = ", ".join(action.name for action in actions) or "none"
+            raise InfraError(f"no schedule is called {remove!r}; there are: {names}")
+        actions = kept
+        changes.append(f"schedule {remove!r} removed")
+    if add is not None:
+        actions = [action for action in actions if action.name != add.name]
+        actions.append(scheduled_action(fc, add))
+        changes.append(f"schedule {add.name!r}: {add.target} from {add.when} {add.time_zone}")
+    if now is not None and (now.always_allocate_cpu or now.always_allocate_gpu):
+        changes.append("hibernation switched on; FC replaces the standing instances, so expect none for a while")
+    fc.put_provision(function, qualifier, hibernating(fc, now, default_target, actions))
+    return changes
+
+
+def hibernating(fc: FunctionCompute, now: Any | None, count: int, actions: list[Any] | None = None) -> Any:
+    """A whole provision config that hibernates, with the policies of `now` kept."""
+    if actions is None:
+        actions = list((now and now.scheduled_actions) or [])
+    return fc.models.PutProvisionConfigInput(
+        default_target=count,
+        always_allocate_cpu=False,
+        always_allocate_gpu=False,
+        scheduled_actions=actions,
+        target_tracking_policies=list((now and now.target_tracking_policies) or []),
+    )
+
+
+def scheduled_action(fc: FunctionCompute, schedule: Schedule) -> Any:
+    return fc.models.ScheduledAction(
+        name=schedule.name,
+        schedule_expression=schedule.when,
+        target=schedule.target,
+        start_time=schedule.start,
+        end_time=schedule.end,
+        time_zone=schedule.time_zone,
+    )

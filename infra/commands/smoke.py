@@ -1,0 +1,364 @@
+"""smoke: does it answer, in words, on every way a caller has?
+
+Against a URL (HTTP trigger, custom domain, local container): /health, /chat, /chat streamed, /generate, and
+that a caller without the key is turned away. Against a function: the same through its trigger, and
+InvokeFunction through the SDK, which is what the console's "Test" and `s invoke` use.
+
+An answer passes when it holds the expected word and is not degenerate: a quantised model whose kernel
+overflows in float16 answers "!!!!!!!!" with status 200, so a status alone proves nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from infra.commands import options
+from infra.commands.screen import console, progress
+from infra.errors import CheckFailed, InfraError
+from infra.fc.client import FunctionCompute
+from infra.fc.quotas import LISTEN_WITHIN_S, MAX_INITIALIZER_S
+
+QUESTION = "What is the capital of France? Answer in one short sentence."
+EXPECT = "Paris"
+PROMPT = "The capital of France is"  # /generate has no chat template: a text to go on with
+MAX_TOKENS = 64
+# s.yaml's timeout is 360 s: FC answers by then, so a client that waits longer always learns why.
+READ_TIMEOUT_S = 390.0
+CONNECT_TIMEOUT_S = 10.0
+HEALTH_POLL_S = 2.0
+DEGENERATE = re.compile(r"(\S)\1{7}")  # eight of the same sign in a row
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    options.account(parser, qualifier=True)
+    asking(parser)
+    parser.add_argument("target", metavar="URL|FUNCTION", help="https://... or the name of a function")
+    parser.add_argument(
+        "--wait", type=float, default=0, metavar="S", help="how long /health may take to answer 200 (0 s)"
+    )
+
+
+def asking(parser: argparse.ArgumentParser) -> None:
+    """What every command takes that tries the service out."""
+    parser.add_argument("--question", help=f"what to ask (default: {QUESTION})")
+    parser.add_argument("--expect", default=EXPECT, help="word that the answer must hold (%(default)s)")
+
+
+def run(args: argparse.Namespace) -> None:
+    words, results = Words.chosen(args), list[Result]()
+    with progress() as shown:
+
+        def take(some: Iterator[Result]) -> None:
+            for result in some:
+                results.append(result)
+                shown.say(f"{result.name}: {'ok' if result.ok else 'FAILED'}")
+
+        url: str | None = args.target
+        if not args.target.startswith(("http://", "https://")):
+            fc = options.connect(args)
+            url = trigger_url(fc, args.target, args.qualifier)
+            take(over_invoke(fc, args.target, args.qualifier, words))
+        if url is not None:
+            take(over_http(Deployment(url, own_key()), words, wait_s=args.wait))
+    console().print(table(results))
+    wrong = [result.name for result in results if not result.ok]
+    if wrong:
+        raise CheckFailed(f"smoke test of {args.target} failed: {', '.join(wrong)}")
+
+
+def own_key() -> str:
+    return os.environ.get("CHATBOT_API_KEY", "")
+
+
+@dataclass(frozen=True)
+class Words:
+    """What to ask /chat, what to let /generate go on with, and the word that both answers must hold."""
+
+    question: str = QUESTION
+    prompt: str = PROMPT
+    expect: str = EXPECT
+
+    @classmethod
+    def chosen(cls, args: argparse.Namespace) -> Words:
+        """One question of the caller's own serves the chat and, as a text to go on with, /generate."""
+        return cls(args.question or QUESTION, args.question or PROMPT, args.expect)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one call brought. Times in seconds; `ttft_s` is known for a streamed answer only."""
+
+    text: str
+    tokens: int = 0
+    seconds: float = 0.0
+    ttft_s: float | None = None
+    chunks: int = 0
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Decode rate after the first token when streamed, else of the whole call."""
+        if self.ttft_s is not None and self.tokens > 1 and self.seconds > self.ttft_s:
+            return (self.tokens - 1) / (self.seconds - self.ttft_s)
+        return self.tokens / self.seconds if self.tokens and self.seconds and self.ttft_s is None else None
+
+
+@dataclass(frozen=True)
+class Result:
+    name: str
+    ok: bool
+    detail: str
+    answer: Answer | None = None
+
+
+def check(name: str, attempt: Callable[[], Answer]) -> Result:
+    """One check; whatever a service can do wrong becomes a failed result, never a traceback."""
+    try:
+        answer = attempt()
+    except (InfraError, requests.RequestException) as error:
+        return Result(name, False, str(error))
+    return Result(name, True, one_line(answer.text), answer)
+
+
+def judge(answer: Answer, expect: str) -> Answer:
+    """The answer, if it holds the expected word and is language."""
+    if not answer.text.strip():
+        raise CheckFailed("the answer is empty")
+    if DEGENERATE.search(answer.text):
+        raise CheckFailed(f"degenerate answer: {one_line(answer.text)}")
+    if expect.casefold() not in answer.text.casefold():
+        raise CheckFailed(f"{expect!r} is not in the answer: {one_line(answer.text)}")
+    return answer
+
+
+def one_line(text: str, most: int = 70) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= most else flat[: most - 1] + "…"
+
+
+class Deployment:
+    """A running service behind a base URL, as an HTTP client sees it."""
+
+    def __init__(self, url: str, api_key: str = "", read_timeout_s: float = READ_TIMEOUT_S) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise InfraError(f"{url} is not a URL: begin with http:// or https://")
+        self.url = url.rstrip("/")
+        self.api_key = api_key
+        self.timeout = (CONNECT_TIMEOUT_S, read_timeout_s)
+
+    def _send(self, method: str, path: str, *, key: bool = True, **options: Any) -> requests.Response:
+        headers = {"authorization": f"Bearer {self.api_key}"} if key and self.api_key else {}
+        return requests.request(
+            method, self.url + path, headers=headers, timeout=self.timeout, allow_redirects=False, **options
+        )
+
+    def health(self, wait_s: float = 0.0, sleep: Callable[[float], None] = time.sleep) -> Answer:
+        """`wait_s`: how long a service that is still loading, or not listening yet, may take."""
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                reply = self._send("GET", "/health")
+                if reply.status_code == 200:
+                    return Answer("healthy")
+                problem = failed(reply)
+            except requests.ConnectionError as error:
+                cause = getattr(error.args[0], "reason", error) if error.args else error
+                problem = f"no connection to {self.url} ({type(cause).__name__})"
+            if time.monotonic() + HEALTH_POLL_S > deadline:
+                raise CheckFailed(problem)
+            sleep(HEALTH_POLL_S)
+
+    def chat(self, question: str, expect: str) -> Answer:
+        started = time.monotonic()
+        body = read_json(self._send("POST", "/chat", json=chat_body(question)))
+        return judge(chat_answer(body, time.monotonic() - started), expect)
+
+    def stream(self, question: str, expect: str) -> Answer:
+        started = time.monotonic()
+        wanted = chat_body(question) | {"stream": True, "stream_options": {"include_usage": True}}
+        with self._send("POST", "/chat", json=wanted, stream=True) as reply:
+            if reply.status_code != 200:
+                raise CheckFailed(failed(reply))
+            return judge(read_stream(reply, started), expect)
+
+    def generate(self, prompt: str, expect: str) -> Answer:
+        started = time.monotonic()
+        body = read_json(self._send("POST", "/generate", json=generate_body(prompt)))
+        return judge(generate_answer(body, time.monotonic() - started), expect)
+
+    def stranger(self) -> Answer:
+        """A caller without the key must be turned away before any work is done."""
+        reply = self._send("POST", "/chat", key=False, json=chat_body("hello") | {"max_tokens": 1})
+        if reply.status_code not in (401, 403):
+            raise CheckFailed(f"answered {reply.status_code} without an API key; set CHATBOT_API_KEYS there")
+        return Answer(f"turned away with {reply.status_code}")
+
+
+def chat_body(question: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": question}], "max_tokens": MAX_TOKENS, "temperature": 0}
+
+
+def generate_body(prompt: str) -> dict[str, Any]:
+    return {"prompt": prompt, "max_tokens": MAX_TOKENS, "temperature": 0}
+
+
+def failed(reply: requests.Response) -> str:
+    """Why a call failed, in the service's words or FC's."""
+    try:
+        words = reply.json()["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        words = reply.text or reply.reason
+    kind = reply.headers.get("x-fc-error-type")
+    return f"HTTP {reply.status_code}: " + one_line(f"{kind}: {words}" if kind else words, 200)
+
+
+def read_json(reply: requests.Response) -> dict[str, Any]:
+    # FC reports a function that could not start as HTTP 200 with this header.
+    if reply.status_code != 200 or "x-fc-error-type" in reply.headers:
+        raise CheckFailed(failed(reply))
+    return parse(reply.content)
+
+
+def parse(raw: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(raw)
+    except ValueError:
+        raise CheckFailed(f"not JSON: {one_line(raw.decode(errors='replace'))}") from None
+    if not isinstance(body, dict):
+        raise CheckFailed(f"not a JSON object: {one_line(json.dumps(body))}")
+    if "error" in body:
+        raise CheckFailed(f"error: {one_line(json.dumps(body['error'], ensure_ascii=False), 200)}")
+    return body
+
+
+def tokens_of(body: dict[str, Any]) -> int:
+    return int((body.get("usage") or {}).get("completion_tokens") or 0)
+
+
+def chat_answer(body: dict[str, Any], seconds: float) -> Answer:
+    try:
+        text = body["choices"][0]["message"]["content"]
+    except (KeyError, IndexError, TypeError):
+        raise CheckFailed(f"no chat completion: {one_line(json.dumps(body))}") from None
+    return Answer(text or "", tokens_of(body), seconds)
+
+
+def generate_answer(body: dict[str, Any], seconds: float) -> Answer:
+    """What the model added: `text` may begin with the prompt, which proves nothing."""
+    try:
+        added, whole = body["choices"][0]["text"], body["text"][0]
+    except (KeyError, IndexError, TypeError):
+        raise CheckFailed(f"no completion with a list under 'text': {one_line(json.dumps(body))}") from None
+    if not str(whole).endswith(str(added)):
+        raise CheckFailed(f"'text' and 'choices' differ: {one_line(whole)} / {one_line(added)}")
+    return Answer(added, tokens_of(body), seconds)
+
+
+def read_stream(reply: requests.Response, started: float) -> Answer:
+    """Server-sent events of a chat completion, to the end mark."""
+    text, tokens, chunks, first, last = "", 0, 0, None, started
+    for event in events(reply):
+        if event == "[DONE]":
+            rate_until = last if chunks else time.monotonic()
+            ttft = None if first is None else first - started
+            return Answer(text, tokens or chunks, rate_until - started, ttft, chunks)
+        body = parse(event.encode())
+        tokens = tokens_of(body) or tokens
+        for choice in body.get("choices") or []:
+            piece = (choice.get("delta") or {}).get("content")
+            if piece:
+                last = time.monotonic()
+                first = first or last
+                chunks += 1
+                text += piece
+    raise CheckFailed(f"the stream broke off before [DONE], after: {one_line(text)}")
+
+
+def events(reply: requests.Response) -> Iterator[str]:
+    # chunk_size=None hands over what has arrived; a fixed size would hold back the first tokens.
+    pending = b""
+    for block in reply.iter_content(chunk_size=None):
+        pending += block
+        *lines, pending = pending.split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                yield line[5:].strip().decode()
+
+
+def over_http(deployment: Deployment, words: Words = Words(), wait_s: float = 0) -> Iterator[Result]:
+    health = check("health", lambda: deployment.health(wait_s))
+    yield health
+    if not health.ok:
+        return  # the rest would only say the same again, each after its own time-out
+    yield check("chat", lambda: deployment.chat(words.question, words.expect))
+    yield check("stream", lambda: deployment.stream(words.question, words.expect))
+    yield check("generate", lambda: deployment.generate(words.prompt, words.expect))
+    if deployment.api_key:
+        yield check("no key", deployment.stranger)
+
+
+def over_invoke(fc: FunctionCompute, function: str, qualifier: str, words: Words = Words()) -> Iterator[Result]:
+    """InvokeFunction drops status and headers, so the body is all there is to judge."""
+    # The function's own timeout counts from when an instance stands; a cold start comes before it.
+    patience = fc.get_function(function, qualifier).timeout + LISTEN_WITHIN_S + MAX_INITIALIZER_S
+
+    def send(body: dict[str, Any]) -> tuple[dict[str, Any], float]:
+        started = time.monotonic()
+        raw, error_type = fc.invoke(function, json.dumps(body).encode(), qualifier, patience)
+        if error_type:
+            raise CheckFailed(f"{error_type}: {one_line(raw.decode(errors='replace'), 200)}")
+        return parse(raw), time.monotonic() - started
+
+    def chat() -> Answer:
+        return judge(chat_answer(*send(chat_body(words.question))), words.expect)
+
+    def generate() -> Answer:
+        body, seconds = send(generate_body(words.prompt))
+        return judge(generate_answer(body, seconds), words.expect)
+
+    yield check(f"invoke chat @{qualifier}", chat)
+    yield check(f"invoke generate @{qualifier}", generate)
+
+
+def trigger_url(fc: FunctionCompute, function: str, qualifier: str) -> str | None:
+    """The public URL of the HTTP trigger on this qualifier, if one is there and open to the internet."""
+    for trigger in fc.triggers(function):
+        config = json.loads(trigger.trigger_config or "{}")  # the API sends it as a JSON string
+        here = trigger.trigger_type == "http" and (trigger.qualifier or "LATEST") == qualifier
+        if here and not config.get("disableURLInternet") and config.get("authType") == "anonymous":
+            return str(trigger.http_trigger.url_internet)
+    return None
+
+
+def table(results: Sequence[Result]) -> Table:
+    shown = Table(box=box.SIMPLE_HEAD)
+    for heading in ("check", "", "s", "TTFT s", "tokens/s", "answer or reason"):
+        shown.add_column(
+            heading, justify="right" if heading in ("s", "TTFT s", "tokens/s") else "left", overflow="fold"
+        )
+    for result in results:
+        answer = result.answer
+        shown.add_row(
+            escape(result.name),
+            "[green]ok[/]" if result.ok else "[bold red]FAILED[/]",
+            number(answer.seconds if answer else None),
+            number(answer.ttft_s if answer else None),
+            number(answer.tokens_per_s if answer else None, 1),
+            escape(result.detail),
+        )
+    return shown
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    return f"{value:.{digits}f}" if value else "-"

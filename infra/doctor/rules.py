@@ -1,0 +1,313 @@
+"""The rules the doctor knows for rendered props: each yields Findings and knows one thing.
+
+Numbers of the platform come from `quotas`, those of the service from `service`; none is typed here. A rule
+trusts no other rule: a missing key is that rule's own finding or nothing, never a traceback.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from infra.doctor import service
+from infra.doctor.finding import Finding, error, warning
+from infra.doctor.image_name import image
+from infra.doctor.props import Props, amount, get, number, setting
+from infra.doctor.roundtrip import unknown_keys
+from infra.fc import quotas
+from infra.fc.serverless_devs import REDIRECTING
+
+NUMBERS = (
+    "cpu", "memorySize", "diskSize", "timeout", "instanceConcurrency", "gpuConfig.gpuMemorySize",
+    "customContainerConfig.port", "provisionConfig.defaultTarget", "concurrencyConfig.reservedConcurrency",
+)  # fmt: skip
+
+AMOUNTS = ("CHATBOT_DEADLINE_S", "CHATBOT_DRAIN_S", "CHATBOT_MAX_RUNNING", "CHATBOT_MAX_WAITING")
+
+
+def numbers(props: Props) -> Iterator[Finding]:
+    for path in NUMBERS:
+        value = get(props, path)
+        if isinstance(value, str):
+            yield error(
+                path, f"is the text {value!r}: ${{env()}} gives text, write ${{json(env('NAME', '1'))}} for a number"
+            )
+    for name in AMOUNTS:
+        if math.isnan(amount(props, name)):
+            yield error(f"environmentVariables.{name}", f"is {setting(props, name)!r}: must be a number, in quotes")
+
+
+def machine(props: Props) -> Iterator[Finding]:
+    kind, cpu, memory = get(props, "gpuConfig.gpuType"), number(props, "cpu"), number(props, "memorySize")
+    if kind is None:
+        yield error("gpuConfig.gpuType", "is missing: name an existing block of `template:` after `extend:` in s.yaml")
+    elif kind != quotas.T4_GPU_TYPE:
+        yield warning(
+            "gpuConfig.gpuType",
+            f"{kind}: its vCPU and memory pairs are not known here; see FC's page on specifications",
+        )
+    else:
+        if number(props, "gpuConfig.gpuMemorySize") != quotas.T4_GPU_MEMORY_MB:
+            yield error("gpuConfig.gpuMemorySize", f"must be {quotas.T4_GPU_MEMORY_MB} MB: a T4 comes as a whole card")
+        legal = quotas.legal_t4_memory_mb(cpu)
+        if not legal:
+            yield error("cpu", f"is {cpu:g}: beside a T4 it must be one of {sorted(quotas.T4_MAX_MEMORY_MB)}")
+        elif memory not in legal:
+            yield error(
+                "memorySize",
+                f"is {memory:g} MB: {cpu:g} vCPU may have {legal[0]} to {legal[-1]} MB in steps of "
+                f"{quotas.T4_MEMORY_STEP_MB}",
+            )
+        if get(props, "region") not in quotas.T4_REGIONS:
+            yield error(
+                "region",
+                f"is {get(props, 'region')!r}: the T4 is in {', '.join(sorted(quotas.T4_REGIONS))}; set DEPLOY_REGION",
+            )
+    disk = number(props, "diskSize")
+    if disk != quotas.SMALL_DISK_MB and (disk % quotas.DISK_STEP_MB or not 0 < disk <= quotas.MAX_DISK_MB):
+        yield error(
+            "diskSize",
+            f"is {disk:g} MB: must be {quotas.SMALL_DISK_MB}, or {quotas.DISK_STEP_MB} to "
+            f"{quotas.MAX_DISK_MB} in steps of {quotas.DISK_STEP_MB}",
+        )
+
+
+def hooks(props: Props) -> Iterator[Finding]:
+    for name, most in (("initializer", quotas.MAX_INITIALIZER_S), ("preStop", quotas.MAX_PRE_STOP_S)):
+        path = f"instanceLifecycleConfig.{name}"
+        if not get(props, f"{path}.handler"):
+            yield error(
+                f"{path}.handler",
+                "must be a non-empty word: without it FC never calls the hook, and a redeploy resets both to 3 s",
+            )
+        if get(props, f"{path}.command"):
+            yield error(f"{path}.command", "excludes `handler`: take it away")
+        if not 1 <= number(props, f"{path}.timeout") <= most:
+            yield error(f"{path}.timeout", f"must be 1 to {most} s")
+    drain, stop = amount(props, "CHATBOT_DRAIN_S"), number(props, "instanceLifecycleConfig.preStop.timeout")
+    if drain >= stop:
+        yield error(
+            "environmentVariables.CHATBOT_DRAIN_S",
+            f"is {drain:g} s: must be under preStop's {stop:g} s, or FC kills answers that are being finished",
+        )
+
+
+def health_check(props: Props) -> Iterator[Finding]:
+    path = "customContainerConfig.healthCheckConfig"
+    if not get(props, path):
+        yield error(path, "is missing: FC would send traffic to an engine that no longer answers")
+        return
+    if get(props, f"{path}.httpGetUrl") != "/health":
+        yield error(f"{path}.httpGetUrl", "must be /health, which is 200 only while the engine answers")
+    for key, (least, most) in quotas.HEALTH_CHECK_RANGES.items():
+        value = get(props, f"{path}.{key}")
+        if value is not None and not (isinstance(value, int) and least <= value <= most):
+            yield error(f"{path}.{key}", f"is {value!r}: must be {least} to {most}")
+
+
+def times(props: Props) -> Iterator[Finding]:
+    timeout, deadline = number(props, "timeout"), amount(props, "CHATBOT_DEADLINE_S")
+    if not 1 <= timeout <= quotas.MAX_TIMEOUT_S:
+        yield error("timeout", f"must be 1 to {quotas.MAX_TIMEOUT_S} s; left out it is 3 s")
+    elif timeout <= deadline:
+        yield error(
+            "timeout",
+            f"is {timeout:g} s: must be above CHATBOT_DEADLINE_S ({deadline:g} s), or FC kills an answer "
+            "before the service ends it",
+        )
+
+
+def concurrency(props: Props) -> Iterator[Finding]:
+    at_once = number(props, "instanceConcurrency")
+    if not 1 <= at_once <= quotas.MAX_INSTANCE_CONCURRENCY:
+        yield error("instanceConcurrency", f"must be 1 to {quotas.MAX_INSTANCE_CONCURRENCY}; left out it is 1")
+    threads = amount(props, "CHATBOT_MAX_RUNNING") + amount(props, "CHATBOT_MAX_WAITING")
+    if at_once > threads:
+        yield error(
+            "instanceConcurrency",
+            f"is {at_once:g}: the service has threads for {threads:g} requests; raise CHATBOT_MAX_RUNNING "
+            "or CHATBOT_MAX_WAITING",
+        )
+    command = get(props, "customContainerConfig.command") or []
+    sequences = service.flag("--max-num-seqs", command, setting(props, "CHATBOT_PROFILE"))
+    if sequences is not None and at_once > int(sequences):
+        yield error(
+            "instanceConcurrency",
+            f"is {at_once:g}: the engine batches {sequences} (--max-num-seqs); the rest would wait inside it",
+        )
+
+
+def container(props: Props) -> Iterator[Finding]:
+    if get(props, "runtime") != "custom-container":
+        yield error("runtime", "must be custom-container: the service is an image")
+    path = "customContainerConfig"
+    listening = service.flag("--port", get(props, f"{path}.command") or [], "none") or service.DEFAULT_PORT
+    if number(props, f"{path}.port") != int(listening):
+        yield error(
+            f"{path}.port", f"is {get(props, f'{path}.port')}: the service listens on {listening}; left out it is 9000"
+        )
+
+
+def environment_variables(props: Props) -> Iterator[Finding]:
+    variables: Mapping[str, Any] = get(props, "environmentVariables") or {}
+    size = sum(len(str(part).encode()) for pair in variables.items() for part in pair)
+    if size > quotas.MAX_ENVIRONMENT_BYTES:
+        yield error("environmentVariables", f"are {size} bytes: must be at most {quotas.MAX_ENVIRONMENT_BYTES} in all")
+    for name, value in variables.items():
+        path = f"environmentVariables.{name}"
+        if name.startswith(quotas.RESERVED_ENVIRONMENT_PREFIX):
+            yield error(path, f"begins with {quotas.RESERVED_ENVIRONMENT_PREFIX}, which FC keeps for itself: rename it")
+        if not isinstance(value, str):
+            yield error(path, "must be text: put its value in quotes")
+        if name.startswith(service.PREFIX) and name not in service.settings():
+            yield error(path, "is not a setting of the service, which refuses to start with it: see the README's table")
+    keys = [key.strip() for key in str(variables.get("CHATBOT_API_KEYS", "")).split(",") if key.strip()]
+    anonymous = any(get(trigger, "triggerConfig.authType") == "anonymous" for trigger in get(props, "triggers", []))
+    if anonymous and not keys:
+        yield warning(
+            "environmentVariables.CHATBOT_API_KEYS",
+            "is empty and the trigger is anonymous: whoever finds the URL spends your money; export CHATBOT_API_KEYS",
+        )
+    if any(re.search(r"\s", key) for key in keys):
+        yield error(
+            "environmentVariables.CHATBOT_API_KEYS",
+            "holds a key with a space or a line break in it: separate keys by commas, on one line",
+        )
+    if any(len(key) < 16 for key in keys):  # settings.py refuses shorter ones
+        yield error(
+            "environmentVariables.CHATBOT_API_KEYS",
+            "holds a key under 16 characters, and the service refuses to start: make one with `openssl rand -hex 24`",
+        )
+
+
+def names(props: Props) -> Iterator[Finding]:
+    if not re.fullmatch(r"[A-Za-z_][\w-]{0,63}", str(get(props, "functionName", ""))):
+        yield error(
+            "functionName", "must be 1 to 64 letters, digits, _ or -, not beginning with a digit; set DEPLOY_FUNCTION"
+        )
+    role = str(get(props, "role") or "")
+    if role and not re.fullmatch(r"acs:ram::\d+:role/[a-z0-9.-]+", role):
+        yield error(
+            "role", f"is {role!r}: must be acs:ram::<account>:role/<name> in lower case (fc3 lower-cases it), or empty"
+        )
+
+
+def logs(props: Props) -> Iterator[Finding]:
+    if not isinstance(get(props, "logConfig"), Mapping):
+        yield error(
+            "logConfig",
+            "must name project and logstore: without it a deploy switches logs off, and `auto` has no LLM metrics",
+        )
+        return
+    for key in ("enableRequestMetrics", "enableInstanceMetrics", "enableLlmMetrics"):
+        if get(props, f"logConfig.{key}") is not True:
+            yield warning(f"logConfig.{key}", "is off: the console will have no numbers to show; set it to true")
+    if get(props, "logConfig.logBeginRule") != "DefaultRegex":
+        yield warning("logConfig.logBeginRule", "must be DefaultRegex to keep a traceback in one record")
+
+
+def instances(props: Props) -> Iterator[Finding]:
+    provision, scaling = get(props, "provisionConfig"), get(props, "scalingConfig")
+    if provision and scaling:
+        yield error("scalingConfig", "excludes provisionConfig: take one away (only provisionConfig can hibernate)")
+    if not provision:
+        if not scaling:
+            yield error(
+                "provisionConfig",
+                "is missing: a full deploy then removes the minimum instances that are there; set "
+                "defaultTarget: 0 if that is meant",
+            )
+        return
+    for key in quotas.PROVISION_REQUIRED:
+        if key not in provision:
+            yield error(
+                f"provisionConfig.{key}",
+                "is missing: the API then decides (both alwaysAllocate flags: true, about four times the price)",
+            )
+        elif key.startswith("alwaysAllocate") and provision[key]:
+            yield warning(
+                f"provisionConfig.{key}",
+                "is true: the instance never hibernates and costs the full price day and night",
+            )
+    least = number(provision, "defaultTarget")
+    if not 0 <= least <= quotas.MAX_MIN_INSTANCES:
+        yield error(
+            "provisionConfig.defaultTarget",
+            f"is {least:g}: must be 0 to {quotas.MAX_MIN_INSTANCES}; set DEPLOY_MIN_INSTANCES",
+        )
+    if str(provision.get("qualifier", "LATEST")).isdigit():
+        yield error(
+            "provisionConfig.qualifier",
+            f"is version {provision['qualifier']}: instances are kept for LATEST or an alias; set DEPLOY_QUALIFIER",
+        )
+    cap = get(props, "concurrencyConfig.reservedConcurrency")
+    for place, policy in enumerate(get(props, "provisionConfig.targetTrackingPolicies") or []):
+        path = f"provisionConfig.targetTrackingPolicies[{place}].maxCapacity"
+        most = number(policy, "maxCapacity")
+        if get(props, "logConfig.enableInstanceMetrics") is not True:
+            yield error("logConfig.enableInstanceMetrics", "must be true: FC refuses a metric policy without it")
+        if most > quotas.T4_CARDS_PER_REGION:
+            yield warning(
+                path,
+                f"is {most:g}: a new account has {quotas.T4_CARDS_PER_REGION} T4 in a region; raise the quota first",
+            )
+        if cap is not None and most > cap:
+            yield error(path, f"is {most:g}: concurrencyConfig.reservedConcurrency caps the function at {cap}")
+
+
+def triggers(props: Props) -> Iterator[Finding]:
+    for place, trigger in enumerate(get(props, "triggers") or []):
+        path = f"triggers[{place}].triggerConfig"
+        if get(trigger, "triggerType") != "http":
+            continue
+        methods = get(trigger, "triggerConfig.methods") or []
+        missing = [name for name in ("GET", "POST", "OPTIONS") if name not in methods]
+        if missing:
+            yield error(
+                f"{path}.methods",
+                f"lacks {', '.join(missing)}: FC would refuse them before the service (POST: every question; "
+                "GET: models and health; OPTIONS: browsers ask first)",
+            )
+        if get(trigger, "triggerConfig.authType") == "function":
+            yield error(
+                f"{path}.authType",
+                "is function: FC then wants its own signature in `Authorization`, where an OpenAI client puts its key; "
+                "write anonymous, the service checks the key",
+            )
+
+
+def leftovers(props: Props) -> Iterator[Finding]:
+    if get(props, "endpoint"):
+        yield error("endpoint", "is set: the deployment would go there instead of Function Compute; take it away")
+    if get(props, "sessionAffinity", "NONE") not in ("NONE", ""):
+        yield error(
+            "sessionAffinity",
+            f"is {get(props, 'sessionAffinity')}: FC then counts sessions and sends up to "
+            f"{quotas.MAX_INSTANCE_CONCURRENCY} requests to one instance; the service keeps no session, take it away",
+        )
+
+
+RULES: tuple[Callable[[Props], Iterator[Finding]], ...] = (
+    unknown_keys, numbers, machine, hooks, health_check, times, concurrency, container, image,
+    environment_variables, names, logs, instances, triggers, leftovers,
+)  # fmt: skip
+
+
+def surroundings(env: Mapping[str, str]) -> Iterator[Finding]:
+    """What in the operator's own environment would make a deployment go wrong."""
+    if REDIRECTING in env:
+        yield error(REDIRECTING, "is set: the deployment would go there instead of Function Compute; unset it")
+    if env.get("SecurityToken") and env.get("AccessKeyID"):
+        yield error(
+            "SecurityToken",
+            "is dropped by `s` beside AccessKeyID, and every call is refused: export ALIBABA_CLOUD_* and "
+            "use `python -m infra s`",
+        )
+
+
+def check(rendered_props: Props, env: Mapping[str, str]) -> list[Finding]:
+    """All that is wrong with props (`template.render`) deployed from environment `env`; errors first."""
+    found = [finding for rule in RULES for finding in rule(rendered_props)]
+    return sorted([*found, *surroundings(env)], key=lambda finding: (finding.level, finding.path))

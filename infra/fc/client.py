@@ -1,0 +1,234 @@
+"""The Function Compute control plane, as few calls as the commands need.
+
+The only file that imports the Alibaba Cloud SDK, and it does so on first use: `--help`, `cost` and
+`smoke URL` must not pay its 1.5 s import nor ask for credentials.
+
+Three things the SDK leaves to its caller are settled here once:
+- retries: its default is a single attempt. A refused call (429) is repeated for every method, a failed one
+  (5xx, no answer) only where repeating cannot do the work twice. Delays are bounded and jittered.
+- time-outs: its default read time-out of 10 s cuts off every invocation of this service.
+- errors: a failure arrives as several exception types, the interesting part inside; here it is `Refused`.
+
+SDK models are passed on as they are; they carry no types, hence `Any`.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from infra.errors import InfraError, Refused
+
+ATTEMPTS = 6
+FIRST_DELAY_S = 0.5
+LONGEST_DELAY_S = 8.0  # 0.5+1+2+4+8: a throttled call gives up after about 15 s
+CONTROL_READ_TIMEOUT_S = 60  # as the fc3 component's own client (FC_CLIENT_READ_TIMEOUT)
+CONNECT_TIMEOUT_S = 10
+LATEST = "LATEST"
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+def address(region: str, endpoint: str | None) -> tuple[str, str]:
+    """(host, protocol). Plain HTTP would show an STS token to the network, so only loopback may have it."""
+    if not endpoint:
+        # Always named: the SDK's own map holds a stray tab for one region.
+        return f"fcv3.{region}.aliyuncs.com", "HTTPS"
+    parts = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+        raise InfraError(f"endpoint {endpoint} is plain http; use https:// (http is for loopback only)")
+    if not parts.netloc or parts.path.strip("/"):
+        raise InfraError(f"endpoint {endpoint} is not a host; write it like fcv3.{region}.aliyuncs.com")
+    return parts.netloc, parts.scheme.upper()
+
+
+class FunctionCompute:
+    """One account and region. `credential` is for tests; None means Alibaba's default chain, STS included."""
+
+    def __init__(
+        self,
+        region: str,
+        endpoint: str | None = None,
+        *,
+        credential: Any = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        from alibabacloud_credentials.client import Client as Credentials  # type: ignore[import-untyped]
+        from alibabacloud_fc20230330 import models  # type: ignore[import-untyped]
+        from alibabacloud_fc20230330.client import Client  # type: ignore[import-untyped]
+        from alibabacloud_tea_openapi.models import Config  # type: ignore[import-untyped]
+
+        # It logs every provider's failure with a traceback; the exception that follows says the same in one sentence.
+        logging.getLogger("credentials").setLevel(logging.CRITICAL)
+        host, protocol = address(region, endpoint)
+        self.region = region
+        self.models = models
+        self._sleep = sleep
+        self._client = Client(
+            Config(
+                credential=credential or Credentials(),
+                region_id=region,
+                endpoint=host,
+                protocol=protocol,
+                user_agent="chatbot-llm-infra",
+            )
+        )
+
+    # -- the function -------------------------------------------------------------------------------------
+
+    def get_function(self, name: str, qualifier: str = LATEST) -> Any:
+        request = self.models.GetFunctionRequest(qualifier=qualifier)
+        return self._call("get_function", name, request).body
+
+    def triggers(self, name: str) -> list[Any]:
+        found = self._call("list_triggers", name, self.models.ListTriggersRequest(limit=100)).body.triggers
+        return list(found or [])
+
+    def instances(self, name: str, qualifier: str, since_ms: int | None = None) -> list[Any]:
+        """Instances that live now, or that lived since a UNIX time in ms.
+
+        A min instance is bound to its alias: asked for by version, it is not listed.
+        """
+        request = self.models.ListInstancesRequest(qualifier=qualifier, limit="1000")
+        if since_ms is None:
+            request.with_all_active = True
+        else:
+            request.start_time_ms = since_ms
+        return list(self._call("list_instances", name, request).body.instances or [])
+
+    # -- min instances (provision config): LATEST or an alias, never a version ----------------------------
+
+    def get_provision(self, name: str, qualifier: str) -> Any | None:
+        """None when the qualifier has no min instances configured."""
+        request = self.models.GetProvisionConfigRequest(qualifier=qualifier)
+        answer = self._or_none("get_provision_config", name, request)
+        return answer and answer.body
+
+    def put_provision(self, name: str, qualifier: str, config: Any) -> Any:
+        request = self.models.PutProvisionConfigRequest(qualifier=qualifier, body=config)
+        return self._call("put_provision_config", name, request).body
+
+    def delete_provision(self, name: str, qualifier: str) -> None:
+        request = self.models.DeleteProvisionConfigRequest(qualifier=qualifier)
+        self._or_none("delete_provision_config", name, request)
+
+    # -- versions and aliases -----------------------------------------------------------------------------
+
+    def publish(self, name: str, description: str) -> str:
+        body = self.models.PublishVersionInput(description=description)
+        request = self.models.PublishFunctionVersionRequest(body=body)
+        return str(self._call("publish_function_version", name, request, repeatable=False).body.version_id)
+
+    def get_alias(self, name: str, alias: str) -> Any | None:
+        answer = self._or_none("get_alias", name, alias)
+        return answer and answer.body
+
+    def aliases(self, name: str) -> list[Any]:
+        found = self._call("list_aliases", name, self.models.ListAliasesRequest(limit=100)).body.aliases
+        return list(found or [])
+
+    def point_alias(
+        self, name: str, alias: str, version: str, *, description: str | None = None, weights: Any = None
+    ) -> None:
+        """Creates the alias or moves it; a canary weight that is not named again is taken away."""
+        fields = {"version_id": version, "description": description, "additional_version_weight": weights or {}}
+        if self.get_alias(name, alias) is None:
+            body = self.models.CreateAliasInput(alias_name=alias, **fields)
+            self._call("create_alias", name, self.models.CreateAliasRequest(body=body), repeatable=False)
+        else:
+            body = self.models.UpdateAliasInput(**fields)
+            self._call("update_alias", name, alias, self.models.UpdateAliasRequest(body=body))
+
+    def delete_alias(self, name: str, alias: str) -> None:
+        self._or_none("delete_alias", name, alias)
+
+    # -- calling it ---------------------------------------------------------------------------------------
+
+    def invoke(self, name: str, payload: bytes, qualifier: str, read_timeout_s: float) -> tuple[bytes, str]:
+        """(body, error type). A failed function call is an HTTP 200 too; only the error type says so."""
+        request = self.models.InvokeFunctionRequest(qualifier=qualifier, body=payload)
+        headers = self.models.InvokeFunctionHeaders(x_fc_invocation_type="Sync", x_fc_log_type="None")
+        answer = self._call(
+            "invoke_function", name, request, repeatable=False, headers=headers, read_timeout_s=read_timeout_s
+        )
+        return answer.body.read(), (answer.headers or {}).get("x-fc-error-type", "")
+
+    # -- the wire -----------------------------------------------------------------------------------------
+
+    def _or_none(self, method: str, *arguments: Any) -> Any | None:
+        try:
+            return self._call(method, *arguments)
+        except Refused as refused:
+            # A missing function is an error; a missing alias or provision config is an answer.
+            if refused.status == 404 and refused.code != "FunctionNotFound":
+                return None
+            raise
+
+    def _call(
+        self,
+        method: str,
+        *arguments: Any,
+        repeatable: bool = True,
+        headers: Any = None,
+        read_timeout_s: float = CONTROL_READ_TIMEOUT_S,
+    ) -> Any:
+        from darabonba.runtime import RuntimeOptions  # type: ignore[import-untyped]
+        from Tea.exceptions import TeaException  # type: ignore[import-untyped]
+
+        runtime = RuntimeOptions(connect_timeout=CONNECT_TIMEOUT_S * 1000, read_timeout=int(read_timeout_s * 1000))
+        send = getattr(self._client, f"{method}_with_options")
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return send(*arguments, {} if headers is None else headers, runtime)
+            except TeaException as error:
+                refused = describe(method, error)
+                throttled = refused.status == 429 or refused.code in THROTTLES
+                failed = refused.status >= 500 or (refused.status == 0 and refused.code == NO_ANSWER)
+                if attempt == ATTEMPTS or not (throttled or (failed and repeatable)):
+                    raise refused from error
+                self._sleep(delay(attempt, getattr(error, "retry_after", None)))
+        raise AssertionError("unreachable")
+
+
+NO_ANSWER = "NoAnswer"
+NO_CREDENTIALS = "NoCredentials"
+# FC answers over-quota and rate limits with these codes, not always with status 429.
+THROTTLES = {"ResourceThrottled", "Throttling", "Throttling.User", "Throttling.Api", "TooManyRequests"}
+
+
+def delay(attempt: int, retry_after_ms: int | None) -> float:
+    """Seconds before the next attempt: what the service asked for, else doubling, with jitter, bounded."""
+    if retry_after_ms:
+        return min(retry_after_ms / 1000, LONGEST_DELAY_S)
+    doubled: float = min(FIRST_DELAY_S * 2.0 ** (attempt - 1), LONGEST_DELAY_S)
+    return doubled * random.uniform(0.5, 1)
+
+
+HINTS = {
+    "FunctionNotFound": "check --function and --region, or deploy first",
+    "AccessDenied": "the RAM policy of these credentials lacks this action",
+    "SignatureDoesNotMatch": "the AccessKey secret does not fit the AccessKey id",
+    "InvalidAccessKeyId": "the AccessKey does not exist, or its STS token is missing or expired",
+    "InvalidSecurityToken.Expired": "the STS token is over; fetch new credentials",
+    "ResourceExhausted": "the account's T4 quota or the region's stock is used up; raise it in Quota Center",
+    "ResourceThrottled": "the account's T4 quota or the region's stock is used up; raise it in Quota Center",
+    NO_CREDENTIALS: "set ALIBABA_CLOUD_ACCESS_KEY_ID and ALIBABA_CLOUD_ACCESS_KEY_SECRET "
+    "(and ALIBABA_CLOUD_SECURITY_TOKEN for STS), or run `aliyun configure`",
+    NO_ANSWER: "check the network and --region",
+}
+
+
+def describe(method: str, error: Any) -> Refused:
+    """The SDK's exception as one sentence; the request it carries holds credentials and is never shown."""
+    inner = getattr(error, "inner_exception", error)
+    status = int(getattr(inner, "status_code", None) or 0)
+    code = str(getattr(inner, "code", None) or "")
+    message = str(getattr(inner, "message", None) or inner)
+    if not status:
+        code = NO_CREDENTIALS if type(inner).__name__ == "CredentialException" else NO_ANSWER
+    hint = HINTS.get(code)
+    text = f"{method}: {code or status}: {message}" + (f" ({hint})" if hint else "")
+    return Refused(text, code=code, status=status)

@@ -1,0 +1,97 @@
+"""What an instance costs, from the published coefficients and prices.
+
+Source: github.com/aliyun-fc/fc-docs 37ecbc6, docs/zh-CN/02.云函数/03 (billing), pages 03/001 and 03/003 of
+2026-07-24, which are help.aliyun.com's billing overview. FC counts every resource in CU and sells CU:
+
+    active      CU/s = vCPU + 0.15 x memory GB + 2.1 x GPU memory GB + 0.05 x disk GB above 10
+    hibernated  CU/s =        0.10 x memory GB + 0.5 x GPU memory GB + 0.05 x disk GB above 10
+    requests    75 CU per 10,000
+
+Resources count as configured, not as used; the GPU is rounded up to whole seconds, requests that overlap on
+one instance are counted once. The monthly price falls in steps over all functions of the account. These are
+list prices: the promotion that ended on 2026-08-27 (20 % off) is left out, as are traffic, logs and registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from math import inf
+from typing import Any
+
+from infra.errors import InfraError
+
+CU_PER_VCPU_S = 1.0
+CU_PER_MEMORY_GB_S = {"active": 0.15, "hibernated": 0.10}
+CU_PER_GPU_GB_S = {"active": 2.1, "hibernated": 0.5}  # fc.gpu.tesla.1
+CU_PER_DISK_GB_S = 0.05
+FREE_DISK_GB = 10
+CU_PER_REQUEST = 75 / 10_000
+HOURS_PER_MONTH = 720  # 30 days, as the billing page's own examples
+MB_PER_GB = 1024
+
+# (CU of the month up to here, price of one CU). List prices: mainland China; international site.
+PRICES: dict[str, list[tuple[float, Decimal]]] = {
+    "CNY": [(200e6, Decimal("0.00011")), (1_000e6, Decimal("0.00010")), (inf, Decimal("0.00009"))],
+    "USD": [
+        (100e6, Decimal("0.000020")),
+        (inf, Decimal("0.000017")),  # a third step, 0.000014, begins somewhere above: then this is too much
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """What one instance is configured with."""
+
+    vcpu: float
+    memory_mb: int
+    gpu_memory_mb: int
+    disk_mb: int
+
+    def __post_init__(self) -> None:
+        if min(self.vcpu, self.memory_mb, self.disk_mb) <= 0 or self.gpu_memory_mb < 0:
+            raise InfraError(f"{self} is no size of an instance: give vCPU, memory and disk above 0")
+
+    @classmethod
+    def of(cls, props: Mapping[str, Any]) -> Size:
+        """What rendered props (`template.render`) ask for."""
+        gpu = props.get("gpuConfig", {}).get("gpuMemorySize", 0)
+        return cls(props["cpu"], props["memorySize"], gpu, props["diskSize"])
+
+    def cu_per_second(self, state: str) -> float:
+        """CU/s of one instance that is "active" or "hibernated"."""
+        disk = max(0.0, self.disk_mb / MB_PER_GB - FREE_DISK_GB)
+        return (
+            (self.vcpu * CU_PER_VCPU_S if state == "active" else 0)
+            + self.memory_mb / MB_PER_GB * CU_PER_MEMORY_GB_S[state]
+            + self.gpu_memory_mb / MB_PER_GB * CU_PER_GPU_GB_S[state]
+            + disk * CU_PER_DISK_GB_S
+        )
+
+    def cu(self, hours_active: float, hours_hibernated: float, requests: float = 0) -> float:
+        return (
+            3600 * hours_active * self.cu_per_second("active")
+            + 3600 * hours_hibernated * self.cu_per_second("hibernated")
+            + requests * CU_PER_REQUEST
+        )
+
+
+def price(cu: float, currency: str) -> Decimal:
+    """A month's CU through the price steps."""
+    paid, total = 0.0, Decimal(0)
+    for limit, unit in PRICES[currency]:
+        step = min(cu, limit) - paid
+        if step <= 0:
+            break
+        total += Decimal(step) * unit
+        paid += step
+    return total
+
+
+def per_1000_tokens(size: Size, tokens_per_second: float, currency: str) -> Decimal:
+    """Price of 1,000 generated tokens on an instance that is busy all the time at this total rate."""
+    if tokens_per_second <= 0:
+        raise InfraError("--tokens-per-second must be above 0: measure it with `smoke` or the bench")
+    return price(1000 / tokens_per_second * size.cu_per_second("active"), currency)

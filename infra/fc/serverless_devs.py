@@ -1,0 +1,87 @@
+"""Runs the pinned `s` (Serverless Devs) so that it stays quiet and keeps short-lived credentials whole.
+
+Three things `s` 3.1.10 does by itself, and what is done about each here:
+- it reports every command line, and the account, to a log service over plain HTTP, and looks for updates of
+  itself and of the component: NODE_ENV=test is the one switch that stops all of it;
+- given AccountID/AccessKeyID/AccessKeySecret it drops the SecurityToken, so a role's credential is refused;
+  a JSON in a variable that ends in _serverless_devs_key, named with `-a`, keeps it;
+- FC_CLIENT_CUSTOM_ENDPOINT, left over from a rehearsal, would send a real deployment elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+from infra import ROOT
+from infra.errors import InfraError
+
+PINNED = ROOT / "infra" / "node_modules" / ".bin" / "s"
+ACCESS = "chatbot_llm_serverless_devs_key"
+SHADOWING = ("AccountID", "AccessKeyID", "AccessKeySecret", "SecurityToken")
+REDIRECTING = "FC_CLIENT_CUSTOM_ENDPOINT"
+
+
+class ToolMissing(InfraError):
+    """`s` is not installed; the message says how to get it."""
+
+
+class CredentialIncomplete(InfraError):
+    """The environment holds part of a credential; the message says which part is missing."""
+
+
+def find_s() -> str:
+    """Path of `s`: the pinned one of infra/node_modules, else the first on PATH. Raises ToolMissing."""
+    found = str(PINNED) if PINNED.exists() else shutil.which("s")
+    if found is None:
+        raise ToolMissing(
+            "Serverless Devs (`s`) is not installed: install Node.js 20+, then run `npm ci --prefix infra`"
+        )
+    if shutil.which("node") is None:
+        raise ToolMissing("`s` needs Node.js 20 or newer, and there is no `node` on PATH: install Node.js")
+    return found
+
+
+def quiet(env: Mapping[str, str]) -> dict[str, str]:
+    """`env` for an `s` that neither reports nor updates itself."""
+    return {**env, "NODE_ENV": "test"}
+
+
+def with_credential(env: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Environment and extra arguments that hand `s` the credential in ALIBABA_CLOUD_*, its token included.
+
+    Without ALIBABA_CLOUD_ACCESS_KEY_ID nothing changes: `s` then uses the profile that s.yaml names.
+    Raises CredentialIncomplete.
+    """
+    if not env.get("ALIBABA_CLOUD_ACCESS_KEY_ID"):
+        return dict(env), []
+    parts = {
+        "AccountID": "ALIBABA_CLOUD_ACCOUNT_ID",
+        "AccessKeyID": "ALIBABA_CLOUD_ACCESS_KEY_ID",
+        "AccessKeySecret": "ALIBABA_CLOUD_ACCESS_KEY_SECRET",
+    }
+    missing = [name for name in parts.values() if not env.get(name)]
+    if missing:
+        raise CredentialIncomplete(
+            f"ALIBABA_CLOUD_ACCESS_KEY_ID is set but {' and '.join(missing)} is not: set it too, "
+            "or unset them all to use the profile from `s config add`"
+        )
+    credential = {key: env[name] for key, name in parts.items()}
+    if token := env.get("ALIBABA_CLOUD_SECURITY_TOKEN"):
+        credential["SecurityToken"] = token
+    # The plain four win over -a, and lose the token: they must not be there at all.
+    kept = {name: value for name, value in env.items() if name not in SHADOWING}
+    return {**kept, ACCESS: json.dumps(credential)}, ["-a", ACCESS]
+
+
+def run(arguments: Sequence[str], env: Mapping[str, str]) -> int:
+    """Run `s` in the project; its exit status. Raises ToolMissing, CredentialIncomplete."""
+    if REDIRECTING in env:
+        raise CredentialIncomplete(f"{REDIRECTING} is set: every call would go there. Unset it to deploy")
+    ready, access = with_credential(quiet(env))
+    # `s` runs the doctor as a hook: with this interpreter, which has what the doctor imports.
+    ready.setdefault("PYTHON", sys.executable)
+    return subprocess.run([find_s(), *arguments, *access], env=ready, cwd=ROOT, check=False).returncode

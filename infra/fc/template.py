@@ -1,0 +1,69 @@
+"""Renders s.yaml by the real `s preview`, so that everybody reads the values that `s deploy` would send.
+
+No network is used and nothing is kept: `s` writes what it renders, secrets included, into its log folder, so
+that folder is a temporary one here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from infra import ROOT
+from infra.errors import InfraError
+from infra.fc.serverless_devs import find_s, quiet
+
+S_YAML = ROOT / "s.yaml"
+PREVIEW_LIMIT_S = 60  # one preview takes about a second; a busy machine several
+
+
+class TemplateError(InfraError):
+    """`s preview` refused the template; the message is its own, and what to set."""
+
+
+def preview(env: Mapping[str, str] | None = None, template: Path = S_YAML) -> dict[str, Any]:
+    """The whole rendered template. `env` replaces the process's environment (PATH and HOME stay).
+
+    Raises TemplateError, and ToolMissing when `s` is not installed.
+    """
+    base = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    with tempfile.TemporaryDirectory(prefix="s-preview-") as home:
+        finished = subprocess.run(
+            [find_s(), "preview", "-t", str(template), "-o", "json", "--silent"],
+            env=quiet({**base, **(os.environ if env is None else env), "serverless_devs_config_home": home}),
+            cwd=template.parent,
+            capture_output=True,
+            text=True,
+            timeout=PREVIEW_LIMIT_S,
+            check=False,
+        )
+    text = finished.stdout + finished.stderr
+    unset = re.search(r"env\('(\w+)'\) not found", text)
+    if unset:
+        raise TemplateError(f"{template.name} needs {unset[1]} in the environment: export {unset[1]}=...")
+    if finished.returncode != 0:
+        raise TemplateError(f"`s preview` failed on {template.name}:\n{text.strip()}")
+    try:
+        return cast("dict[str, Any]", json.loads(finished.stdout))
+    except json.JSONDecodeError as error:
+        raise TemplateError(f"`s preview` did not print JSON for {template.name}:\n{text.strip()}") from error
+
+
+def render(env: Mapping[str, str] | None = None, template: Path = S_YAML) -> dict[str, Any]:
+    """The rendered props of the one function in the template. Raises as `preview` does."""
+    resources = preview(env, template)["resources"]
+    if len(resources) != 1:
+        raise TemplateError(f"{template.name} has {len(resources)} resources: keep one function in it")
+    (resource,) = resources.values()
+    return cast("dict[str, Any]", resource["props"])
+
+
+def render_any() -> dict[str, Any]:
+    """The same where neither the image nor the log project matters, so that they need not be set."""
+    return render({"DEPLOY_IMAGE": "none", "DEPLOY_LOG_PROJECT": "none", **os.environ})

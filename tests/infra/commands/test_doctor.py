@@ -1,0 +1,44 @@
+"""doctor: what it prints and how it ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from infra.__main__ import main
+from infra.fc import template
+
+
+def test_doctor_lists_what_is_wrong_and_fails(
+    props: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(template, "render", lambda: props)
+    assert main(["doctor"]) == 0
+    props["instanceConcurrency"] = 500
+    assert main(["doctor"]) == 1
+    captured = capsys.readouterr()
+    assert "instanceConcurrency" in captured.out and "not ready to deploy" in captured.err
+
+
+def test_run_as_a_hook_it_fails_on_an_error(
+    s_command: str,
+    deployment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in deployment.items():
+        monkeypatch.setenv(name, value)
+    assert main(["doctor"]) == 0
+    monkeypatch.setenv("DEPLOY_IMAGE", "registry.cn-hangzhou.aliyuncs.com/example/chatbot-llm:latest")
+    assert main(["doctor"]) == 1
+    assert "error: customContainerConfig.image tag 'latest'" in capsys.readouterr().out
+
+
+def test_an_arn_is_printed_as_it_must_be_written(
+    props: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(template, "render", lambda: props)
+    props["role"] = "Fc-Role"
+    assert main(["doctor"]) == 1
+    assert "must be acs:ram::<account>:role/<name>" in capsys.readouterr().out

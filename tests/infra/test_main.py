@@ -1,0 +1,93 @@
+"""The command line: every command is there, found at once, and ends with the exit code that its failure has."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fake_fc import FakeFC
+from infra import ROOT
+from infra.__main__ import COMMANDS, main
+from infra.fc import serverless_devs
+
+NAME = "chatbot-llm"
+
+
+@pytest.mark.parametrize("command", COMMANDS.keys() - {"s"})
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    assert "usage: python -m infra " + command in capsys.readouterr().out
+
+
+def test_whatever_follows_s_is_for_serverless_devs(monkeypatch: pytest.MonkeyPatch) -> None:
+    handed: list[list[str]] = []
+    monkeypatch.setattr(serverless_devs, "run", lambda words, env: handed.append(list(words)) or 7)
+    for words in (["deploy", "-y", "--skip-push"], ["--version"], ["-h"], ["invoke", "-e", "{}", "--", "x"]):
+        assert main(["s", *words]) == 7
+        assert handed.pop() == words
+
+
+def test_help_imports_no_command_and_pushing_needs_nothing_but_python() -> None:
+    for words in ([], ["push"], ["size"]):
+        command = [sys.executable, "-S", "-X", "importtime", "-m", "infra", *words, "--help"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+        assert "infra.errors" in imported and not {"infra.commands", "rich", "requests"} & imported
+
+
+@pytest.mark.parametrize("command", [["status"], ["s", "deploy", "-y"], ["doctor"]])
+def test_a_dotenv_that_only_s_would_read_is_refused(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("DEPLOY_FUNCTION", "CHATBOT_API_KEYS"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / ".env").write_text(
+        "# mine\nexport DEPLOY_FUNCTION=another\nCHATBOT_API_KEYS='secret-key-1234567'\nOTHER=1\n"
+    )
+    assert main(command) == 2
+    err = capsys.readouterr().err
+    assert ".env sets DEPLOY_FUNCTION, CHATBOT_API_KEYS, which" in err and "secret-key" not in err
+
+
+def test_a_dotenv_that_the_shell_has_read_too_is_fine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, connected: FakeFC
+) -> None:
+    (tmp_path / ".env").write_text("DEPLOY_FUNCTION=chatbot-llm\nOTHER=1\n")
+    monkeypatch.setenv("DEPLOY_FUNCTION", NAME)
+    assert main(["wait-ready", "--poll", "0.01"]) == 0
+
+
+def test_a_mistyped_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["realease"])
+    assert caught.value.code == 2
+    assert "realease" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("reason", "arguments", "code"),
+    [
+        ("image not found", ["wait-ready", "--poll", "0.01"], 1),
+        ("timed", ["wait-ready", "--poll", "0.01", "--timeout", "0"], 4),
+        ("FunctionNotFound", ["status", "--function", "another"], 3),
+        ("give N", ["scale"], 2),
+        ("no number", ["scale", "--schedule", "a", "cron(0 0 8 * * *)", "many"], 2),
+    ],
+)
+def test_each_kind_of_failure_has_its_exit_code_and_one_red_line(
+    connected: FakeFC, capsys: pytest.CaptureFixture[str], reason: str, arguments: list[str], code: int
+) -> None:
+    function = connected.state.functions[NAME]
+    if code == 4:
+        function.state, reason = "Pending", "not ready after 0 s"
+    else:
+        function.state, function.state_reason = "Failed", "image not found"
+    assert main(arguments) == code
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and reason in err and err.count("\n") == 1
