@@ -70,8 +70,8 @@ test: $(VENV)/dev ## Run every test that can run here, real engine included
 	$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: test-fast
-test-fast: $(VENV)/dev ## Run the tests that need no engine
-	$(BIN)/python -m pytest tests/unit $(ARGS)
+test-fast: $(VENV)/dev ## Run the tests of every room that start neither an engine nor a process, in a minute
+	$(BIN)/python -m pytest -m 'not engine and not process' $(ARGS)
 
 MINUTES ?= 5
 .PHONY: soak
@@ -81,7 +81,7 @@ soak: $(VENV)/dev ## Load with faults for MINUTES=5; a page and a plot in build/
 EXAMPLES ?= 50000
 .PHONY: fuzz
 fuzz: $(VENV)/dev ## Throw EXAMPLES=50000 bad inputs at the service
-	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/fuzz --timeout 7200 $(ARGS)
+	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/fuzz tests/server/test_stream_order.py --timeout 7200 $(ARGS)
 
 .PHONY: figures
 figures: $(VENV)/dev ## Measure what README promises, and write its table anew (about 14 minutes, a quiet machine)
@@ -178,7 +178,7 @@ readme: $(VENV)/dev ## Write the generated parts of README.md
 
 .PHONY: coverage
 coverage: $(VENV)/dev ## Lines of the service's rooms that the in-process tests walk through; fails below the gate
-	$(BIN)/python -m pytest tests/unit tests/security -m 'not engine' -q --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -m 'not engine and not process' tests/engine tests/observability tests/routes tests/security tests/server tests/serving -q --cov --cov-report=term:skip-covered
 
 .PHONY: audit
 audit: $(VENV)/dev ## Known vulnerabilities in the locks (says so where the advisories are out of reach)

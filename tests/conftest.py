@@ -26,10 +26,15 @@ for _name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES"):
     os.environ.pop(_name, None)
 
 _figures = Figures()
+#: Fixtures that start processes: the service, the real `s`, a browser, environments of clients.
+PROCESSES = {"start", "start_once", "server", "service", "deploy", "props", "browser", "page"}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where figures are asked for, only the tests that measure any are run."""
+    """Mark what starts a process; where figures are asked for, run only the tests that measure any."""
+    for item in items:
+        if PROCESSES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("process")
     if MEASURING:
         silent = [item for item in items if "figure" not in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=silent)

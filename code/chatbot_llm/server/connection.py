@@ -108,7 +108,7 @@ class Connection(HttpToolsProtocol):
 
     def _make_room(self) -> None:
         """Close what is worth least, so that clients who only hold connections shut nobody out."""
-        held: list[Connection] = [other for other in self.connections if other.use < Use.ANSWERING]
+        held = [other for other in self.connections if isinstance(other, Connection) and other.use < Use.ANSWERING]
         for place, other in enumerate(heapq.nsmallest(ROOM, held, key=lambda other: (other.use, other._read_by))):
             if place == 0 or other.use is Use.NEVER_USED:
                 self.connections.discard(other)

@@ -12,8 +12,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from flask import Flask, Response
-from werkzeug.wrappers import Request
+from flask import Flask, Request, Response
 
 from chatbot_llm.app import REFUSAL, service_of
 from chatbot_llm.errors import ApiError, Overloaded

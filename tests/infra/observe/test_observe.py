@@ -10,7 +10,7 @@ import yaml
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app_types import Make
+from in_process import Make
 from infra import ROOT
 
 OBSERVE = ROOT / "infra" / "observe"
