@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from flask.testing import FlaskClient
 from prometheus_client import CollectorRegistry
 
 from app_types import Make
@@ -65,6 +66,16 @@ def make_app() -> Iterator[Make]:
     yield make
     for app in made:
         service_of(app).close()
+
+
+@pytest.fixture
+def app(make_app: Make) -> Flask:
+    return make_app()
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
 
 
 @pytest.fixture(scope="session")
