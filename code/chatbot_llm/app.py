@@ -12,10 +12,11 @@ from chatbot_llm.engine.base import Engine
 from chatbot_llm.errors import ApiError, envelope
 from chatbot_llm.observability import telemetry
 from chatbot_llm.routes import auth as guard
+from chatbot_llm.routes import cors, openapi, playground
 from chatbot_llm.routes import invoke as events
 from chatbot_llm.routes import openai as api
-from chatbot_llm.routes import openapi, playground
 from chatbot_llm.routes import platform as lifecycle
+from chatbot_llm.routes.validation import missing
 from chatbot_llm.serving.service import Service
 from chatbot_llm.settings import Settings
 
@@ -52,14 +53,7 @@ def create_app(settings: Settings, engine: Engine, metrics: telemetry.Metrics | 
             given := telemetry.clean_id(request.headers.get("x-request-id"))
         ):
             response.headers["x-request-id"] = given
-        origin = request.headers.get("Origin")
-        if origin and origin in settings.origins:
-            response.headers["Access-Control-Allow-Origin"] = origin
-            response.headers["Vary"] = "Origin"
-            if request.method == "OPTIONS":
-                response.headers["Access-Control-Allow-Headers"] = "authorization, api-key, content-type, x-request-id"
-                response.headers["Access-Control-Allow-Methods"] = "GET, POST"
-                response.headers["Access-Control-Max-Age"] = "600"
+        cors.allow(request, response, settings)
         return response
 
     @app.errorhandler(ApiError)
@@ -70,7 +64,7 @@ def create_app(settings: Settings, engine: Engine, metrics: telemetry.Metrics | 
     def http_error(error: HTTPException) -> Response:
         status = error.code or 500
         texts = {
-            404: f"there is no route {request.method} {request.path[:200]}",
+            404: missing(request.method, request.path, app.url_map),
             405: f"{request.path[:200]} does not take {request.method}",
             413: f"the body is larger than {settings.max_body_bytes} bytes",
         }

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from chatbot_llm.engine.base import State
 from chatbot_llm.errors import ApiError, Unavailable, envelope, sse_event
-from chatbot_llm.observability import telemetry, tracing
+from chatbot_llm.observability import tracing
 from chatbot_llm.serving.request import Call, Cause, Result, Signal
 from chatbot_llm.serving.service import Service
 from chatbot_llm.wire import Rest, Wire
@@ -32,6 +32,7 @@ class Exchange:
         self._over = False
         self._span = tracing.Span(route, call.trace, time.monotonic() - call.arrived)
         self.outcome = ""
+        self.prompts: list[str] = []
 
     def run(self, sock: socket.socket | None) -> "Result | Stream":
         """Block until the whole answer or the first chunk is here. Raises ApiError."""
@@ -39,17 +40,12 @@ class Exchange:
             answer = self._run(sock)
         except ApiError as error:
             self.close(error.code or str(error.status))
-            # vLLM's messages repeat values of the body.
-            error.message = telemetry.withhold(error.message, self.call.body)
-            error.param = error.param and telemetry.withhold(error.param, self.call.body)
             raise
         except BaseException:
             self.close("internal_error")
             raise
         if isinstance(answer, Result):
             self.close(self._verdict(answer.status))
-            if answer.status >= 400:
-                return Result(answer.status, telemetry.withhold(answer.body.decode(), self.call.body).encode())
         return answer
 
     def _run(self, sock: socket.socket | None) -> "Result | Stream":

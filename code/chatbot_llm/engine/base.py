@@ -108,6 +108,10 @@ class Engine(ABC):
         """Versions of the engine and what it runs on."""
 
     @abstractmethod
+    def text_of(self, tokens: list[int]) -> str:
+        """The text of token ids. Raises BadRequest when there is none; the engine must be ready."""
+
+    @abstractmethod
     def prepare(self, call: Call) -> None:
         """Check `call.body` without running it. Raises BadRequest. Runs in the caller's thread."""
 

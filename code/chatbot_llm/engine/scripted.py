@@ -156,6 +156,9 @@ class ScriptedEngine(LoopEngine):
         if event := self._cuts.get(call.id):
             event.set()
 
+    def text_of(self, tokens: list[int]) -> str:
+        return "".join(f"<{token}>" for token in tokens)
+
     def _mark_cut(self, chunk: str) -> bytes:
         return chunk.encode()
 
@@ -168,7 +171,7 @@ class ScriptedEngine(LoopEngine):
         if after is not None and time.monotonic() - self._ready_at > after:
             await asyncio.sleep(3600)
 
-    def _explain(self, error: Exception) -> ApiError:
+    def _explain(self, error: Exception, body: Any) -> ApiError:
         return ApiError("the engine could not answer this request", code="engine_error")
 
 

@@ -14,6 +14,7 @@ import threading
 import time
 from abc import abstractmethod
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import psutil
 
@@ -78,7 +79,7 @@ class LoopEngine(Engine):
         """Kill the processes this engine has started, whatever state they are in."""
 
     @abstractmethod
-    def _explain(self, error: Exception) -> ApiError:
+    def _explain(self, error: Exception, body: Any) -> ApiError:
         """What a caller is told about an exception of the engine."""
 
     # the thread
@@ -224,7 +225,7 @@ class LoopEngine(Engine):
             # vLLM takes the end of its task for the client's going, and says so (400) to one that is still there.
             _fail(call, begun, self._ended(call) or error)
         except Exception as error:
-            told = self._explain(error)
+            told = self._explain(error, call.body)
             if told.status >= 500:
                 log.error("request %s failed in the engine: %s", call.id, told.message)
             _fail(call, begun, told)

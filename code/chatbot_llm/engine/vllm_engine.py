@@ -18,11 +18,12 @@ from chatbot_llm.engine.patches import early
 from chatbot_llm.engine.stand_in import stand_in
 from chatbot_llm.engine.startup_phases import Listener
 from chatbot_llm.engine.supervisor import LoopEngine, kill_children
-from chatbot_llm.engine.vllm_errors import refusal, told
-from chatbot_llm.errors import ApiError, UsageError
+from chatbot_llm.engine.vllm_errors import refusal, told, without_half_call
+from chatbot_llm.errors import ApiError, BadRequest, UsageError
 from chatbot_llm.observability import tracing
 from chatbot_llm.serving.request import Call, Result
 from chatbot_llm.settings import Settings
+from chatbot_llm.sse import one_line
 
 #: vLLM's name for the class; not imported here, it lives in the engine's process.
 CPU_WORKER = "chatbot_llm.engine.patches.cpu_worker.Worker"
@@ -164,9 +165,9 @@ class VllmEngine(LoopEngine):
         try:
             call.prepared = shapes[call.kind].model_validate(call.body)
         except ValidationError as error:
-            raise refusal(error) from None
+            raise refusal(error, call.body) from None
         except (VLLMError, ValueError, TypeError) as error:
-            raise self._explain(error) from None
+            raise self._explain(error, call.body) from None
 
     async def _answer(self, call: Call) -> Result | AsyncGenerator[str, None]:
         from vllm.entrypoints.serve.engine.protocol import ErrorResponse
@@ -182,17 +183,19 @@ class VllmEngine(LoopEngine):
         else:
             answer = await bag.serving_tokenization.create_detokenize(call.prepared, raw)
         if isinstance(answer, ErrorResponse):
-            raise told(answer.error.code, answer.error.message, answer.error.param)
+            raise told(answer.error.code, answer.error.message, answer.error.param, call.body)
         if hasattr(answer, "__aiter__"):
             call.context = raw
-            return self._or_raise(answer)
+            return self._or_raise(answer, call)
         _note(call, getattr(answer, "usage", None), getattr(answer, "metrics", None))
         for choice in getattr(answer, "choices", None) or ():
             if choice.finish_reason == "abort":
                 choice.finish_reason = "length"
+            if call.body.get("tools") and choice.finish_reason == "length":
+                choice.message.content = without_half_call(choice.message.content)
         return Result(200, answer.model_dump_json().encode())
 
-    async def _or_raise(self, streamed: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+    async def _or_raise(self, streamed: AsyncGenerator[str, None], call: Call) -> AsyncGenerator[str, None]:
         """vLLM ends a stream that failed with an event in its own words; here it is an error like any other."""
         async with contextlib.aclosing(streamed):
             async for chunk in streamed:
@@ -200,8 +203,17 @@ class VllmEngine(LoopEngine):
                     if self._client.errored:
                         raise self._client.dead_error
                     error = json.loads(chunk.removeprefix("data: "))["error"]
-                    raise told(error["code"], error["message"], error["param"])
-                yield chunk
+                    raise told(error["code"], error["message"], error["param"], call.body)
+                yield one_line(chunk)
+
+    def text_of(self, tokens: list[int]) -> str:
+        from vllm.exceptions import VLLMError
+
+        try:
+            text: str = self._client.renderer.tokenizer.decode(tokens)
+        except (VLLMError, ValueError, TypeError, OverflowError, IndexError):
+            raise BadRequest("prompt: these are no token ids of this model", param="prompt") from None
+        return text
 
     def _account(self, call: Call) -> None:
         metadata = getattr(call.context.state, "request_metadata", None)
@@ -228,7 +240,7 @@ class VllmEngine(LoopEngine):
     async def _ping(self) -> None:
         await self._client.is_paused()
 
-    def _explain(self, error: Exception) -> ApiError:
+    def _explain(self, error: Exception, body: Any) -> ApiError:
         from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -236,7 +248,7 @@ class VllmEngine(LoopEngine):
             return ApiError("the engine died while answering; send the request again", code="engine_error")
         info = create_error_response(error).error
         message = info.message if info.code < 500 else "the engine could not answer this request"
-        return told(info.code, message, info.param)
+        return told(info.code, message, info.param, body)
 
 
 def _parse(parser: Any, argv: list[str]) -> Any:

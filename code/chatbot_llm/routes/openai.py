@@ -11,7 +11,8 @@ from chatbot_llm import __version__
 from chatbot_llm.errors import ApiError, BadRequest
 from chatbot_llm.exchange import Exchange
 from chatbot_llm.observability import telemetry
-from chatbot_llm.routes import validation as limits
+from chatbot_llm.routes import generate as generation
+from chatbot_llm.routes import validation
 from chatbot_llm.routes.auth import EVENT
 from chatbot_llm.routes.generate import StreamTexts, add_text
 from chatbot_llm.serving.request import Call, Kind, Result
@@ -43,13 +44,13 @@ def blueprint(service: Service) -> Blueprint:
     @api.post("/generate")
     def generate() -> Response:
         """Raw completion: the OpenAI completion object plus the list `text`."""
-        exchange, answer = _run(service, "completion")
-        body = exchange.call.body
+        exchange, answer = _run(service, "completion", text=True)
+        body, prompts = exchange.call.body, exchange.prompts
         if isinstance(answer, Result):
             if answer.status == 200:
-                answer = Result(200, add_text(answer.body, body["prompt"]))
+                answer = Result(200, add_text(answer.body, prompts, bool(body.get("echo"))))
         else:
-            answer.change = StreamTexts(body["prompt"], int(body.get("n") or 1))
+            answer.change = StreamTexts(prompts, int(body.get("n") or 1), bool(body.get("echo")))
         return _respond(exchange, answer)
 
     @api.post("/tokenize")
@@ -87,10 +88,10 @@ def blueprint(service: Service) -> Blueprint:
     return api
 
 
-def _run(service: Service, kind: Kind) -> tuple[Exchange, Any]:
+def _run(service: Service, kind: Kind, text: bool = False) -> tuple[Exchange, Any]:
     arrived = time.monotonic()
     body = _body()
-    limits.check(body, service.settings)
+    validation.check(kind, body, service.settings)
     name = body.get("model")
     cards = service.engine.models()
     if name is not None and cards and name not in {card["id"] for card in cards}:
@@ -106,6 +107,10 @@ def _run(service: Service, kind: Kind) -> tuple[Exchange, Any]:
     known = _FC_HEADERS if on_function_compute() else {}
     fc = {field: telemetry.clean_id(request.headers.get(name)) for name, field in known.items()}
     exchange = Exchange(service, call, request.path, {name: value for name, value in fc.items() if value})
+    if text:
+        prompts = generation.each(body.get("prompt", ""))
+        exchange.prompts = [one if isinstance(one, str) else service.engine.text_of(one) for one in prompts]
+        generation.check(body, exchange.prompts, len(request.get_data()))
     sock = request.environ.get("gunicorn.socket")
     return exchange, exchange.run(sock if isinstance(sock, socket.socket) else None)
 
@@ -117,7 +122,17 @@ def _body() -> dict[str, Any]:
             status=415,
             code="unsupported_media_type",
         )
-    return limits.read_json(request.get_data())
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise ApiError(
+            "send the body as it is: compressed bodies (Content-Encoding) are not read here",
+            status=415,
+            code="unsupported_media_type",
+        )
+    body = validation.read_json(request.get_data())
+    if request.environ.get(EVENT):  # an event's answer comes whole
+        body.pop("stream", None)
+        body.pop("stream_options", None)
+    return body
 
 
 def _deadline(most: float) -> float:
