@@ -15,6 +15,7 @@ from chatbot_llm.engine import profiles, token_path
 from chatbot_llm.engine import weights as models
 from chatbot_llm.engine.base import Phase
 from chatbot_llm.engine.patches import early
+from chatbot_llm.engine.schema_check import SchemaCheck
 from chatbot_llm.engine.stand_in import stand_in
 from chatbot_llm.engine.startup_phases import Listener
 from chatbot_llm.engine.supervisor import LoopEngine, kill_children
@@ -45,6 +46,7 @@ class VllmEngine(LoopEngine):
         self._client: Any = None
         self._serving: Any = None
         self._cards: list[dict[str, Any]] = []
+        self._schemas: SchemaCheck | None = None
 
     def _new_loop(self) -> asyncio.AbstractEventLoop:
         import uvloop
@@ -101,6 +103,8 @@ class VllmEngine(LoopEngine):
             raise UsageError(f"{args.model} cannot generate text: pass a chat model as --model")
         self._shorten(stack, bag.openai_serving_chat)
         self._serving = bag
+        self._schemas = SchemaCheck(args.model, self._settings.schema_s)
+        stack.push_async_callback(self._schemas.close)
         shown = await bag.openai_serving_models.show_available_models()
         self._cards = [_card(card) for card in shown.data]
 
@@ -174,6 +178,9 @@ class VllmEngine(LoopEngine):
 
         raw = _raw_request(call)
         bag = self._serving
+        if self._schemas is not None and call.kind in ("chat", "completion"):
+            for at in await self._schemas.admit(call.body):
+                call.prepared.tools[at].function = _free(call.prepared.tools[at].function)
         if call.kind == "chat":
             answer = await bag.openai_serving_chat.create_chat_completion(call.prepared, raw)
         elif call.kind == "completion":
@@ -259,6 +266,19 @@ def _parse(parser: Any, argv: list[str]) -> Any:
 
     parser.error = complain
     return parser.parse_args(argv)
+
+
+def _free(function: Any) -> Any:
+    """A tool's function whose arguments are not enforced, whatever --tool-strict-level says; the prompt is the same.
+
+    vLLM enforces by setting `strict` on a copy of each function (`structural_tag_registry.resolve_tool_strictness`).
+    """
+
+    class Free(type(function)):  # type: ignore[misc]
+        def model_copy(self, **_: Any) -> Any:
+            return super().model_copy(update={"strict": False})
+
+    return Free.model_construct(**dict(function))
 
 
 def _card(card: Any) -> dict[str, Any]:
