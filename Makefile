@@ -3,6 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 PORT ?= 8000
+HOST ?= 127.0.0.1
 PYTHON ?= python3
 ARGS ?=
 
@@ -59,9 +60,9 @@ setup: $(VENV)/dev ## Install everything for running and developing
 # --- running ----------------------------------------------------------------------------------------------------
 
 .PHONY: run
-run: $(VENV)/service ## Run the service here on :8000 (PORT=8010, ARGS='--model PATH ...')
+run: $(VENV)/service ## Run the service here on :8000, for this machine (HOST=0.0.0.0: for all; PORT=8010, ARGS='--model PATH ...')
 	@$(BIN)/python -m chatbot_llm.progress --port $(PORT) & \
-	  exec $(BIN)/python -m chatbot_llm --port $(PORT) $(ARGS)
+	  exec $(BIN)/python -m chatbot_llm --host $(HOST) --port $(PORT) $(ARGS)
 
 # --- testing ----------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ ROOMS = [
     "engine.patches",
     "observability",
     "settings",
+    "sse",
     "errors",
 ]
 #: Programs of their own.

@@ -10,7 +10,8 @@ from werkzeug.exceptions import HTTPException
 from chatbot_llm.engine.base import Engine
 from chatbot_llm.errors import ApiError, envelope
 from chatbot_llm.observability import telemetry
-from chatbot_llm.routes import auth, invoke, openai, openapi, platform, playground
+from chatbot_llm.routes import auth, cors, invoke, openai, openapi, platform, playground
+from chatbot_llm.routes.validation import missing
 from chatbot_llm.serving.service import Service
 from chatbot_llm.settings import Settings
 
@@ -46,14 +47,7 @@ def create_app(settings: Settings, engine: Engine, metrics: telemetry.Metrics | 
             given := telemetry.clean_id(request.headers.get("x-request-id"))
         ):
             response.headers["x-request-id"] = given
-        origin = request.headers.get("Origin")
-        if origin and origin in settings.origins:
-            response.headers["Access-Control-Allow-Origin"] = origin
-            response.headers["Vary"] = "Origin"
-            if request.method == "OPTIONS":
-                response.headers["Access-Control-Allow-Headers"] = "authorization, api-key, content-type, x-request-id"
-                response.headers["Access-Control-Allow-Methods"] = "GET, POST"
-                response.headers["Access-Control-Max-Age"] = "600"
+        cors.allow(request, response, settings)
         return response
 
     @app.errorhandler(ApiError)
@@ -64,7 +58,7 @@ def create_app(settings: Settings, engine: Engine, metrics: telemetry.Metrics | 
     def http_error(error: HTTPException) -> Response:
         status = error.code or 500
         texts = {
-            404: f"there is no route {request.method} {request.path[:200]}",
+            404: missing(request.method, request.path, app.url_map),
             405: f"{request.path[:200]} does not take {request.method}",
         }
         response = _error(status, envelope(status, texts.get(status, error.description or error.name)))

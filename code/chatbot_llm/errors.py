@@ -10,7 +10,6 @@
 A message says what to change and never holds a header, a key or a traceback.
 """
 
-import json
 from typing import Any
 
 _TYPES = {
@@ -74,8 +73,3 @@ def envelope(
     """The OpenAI error object for an HTTP status."""
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     return {"error": {"message": message, "type": kind, "param": param, "code": code, **extra}}
-
-
-def sse_event(error: dict[str, Any]) -> bytes:
-    """An error inside a stream that has begun, and the end of that stream."""
-    return b"data: " + json.dumps(error, ensure_ascii=False).encode() + b"\n\ndata: [DONE]\n\n"

@@ -5,7 +5,9 @@ What belongs to the engine (context length, dtype, parsers ...) is a vLLM flag, 
 Nothing here reads a file or touches the network.
 """
 
+import ipaddress
 import os
+import re
 from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -38,7 +40,20 @@ class Settings(BaseSettings):
     api_keys: SecretStr = Field(
         SecretStr(""), description="Comma-separated keys; a request must carry one. Empty: no key is asked for."
     )
-    cors_origins: str = Field("", description="Comma-separated origins browsers may call from. Empty: none.")
+    cors_origins: str = Field(
+        "",
+        description="Comma-separated origins (`https://app.example.com`) browsers may call from; `*`: all. Empty: none",
+    )
+    metrics_from: str = Field(
+        "",
+        description="Comma-separated addresses or networks, beside this machine, that need no key for `/metrics`.",
+    )
+    raw_grammars: bool = Field(
+        False, description="Take `regex`, `grammar` and structural tags from callers: programs that run in the engine."
+    )
+    schema_s: float = Field(
+        3, gt=0, le=60, description="What compiling a request's JSON schema may take, all cores; more gets 400."
+    )
     playground: bool = Field(True, description="Serve the playground page at `/`.")
     self_test: bool = Field(True, description="Generate a few words after loading and refuse to serve garbage.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
@@ -52,13 +67,41 @@ class Settings(BaseSettings):
             raise ValueError("every key must have at least 16 characters; `openssl rand -hex 24` makes one")
         return value
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_are_origins(cls, value: str) -> str:
+        for origin in _listed(value):
+            if not re.fullmatch(r"\*|null|[a-z][a-z0-9+.-]*://[a-z0-9.\[\]:_-]+", origin):
+                raise ValueError(
+                    "every origin must be `*` or as a browser sends it: scheme://host[:port], in lower case"
+                )
+        return value
+
+    @field_validator("metrics_from")
+    @classmethod
+    def _scrapers_are_networks(cls, value: str) -> str:
+        try:
+            for network in _listed(value):
+                ipaddress.ip_network(network)
+        except ValueError:
+            raise ValueError("every entry must be an address or a network, such as 10.0.0.0/8") from None
+        return value
+
     @property
     def keys(self) -> tuple[str, ...]:
-        return tuple(key.strip() for key in self.api_keys.get_secret_value().split(",") if key.strip())
+        return _listed(self.api_keys.get_secret_value())
 
     @property
     def origins(self) -> tuple[str, ...]:
-        return tuple(origin.strip() for origin in self.cors_origins.split(",") if origin.strip())
+        return _listed(self.cors_origins)
+
+    @property
+    def scrapers(self) -> tuple[str, ...]:
+        return _listed(self.metrics_from)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def load(**overrides: Any) -> Settings:

@@ -1,6 +1,7 @@
 """/invoke: events of every shape become the same requests, and the body tells all."""
 
 import base64
+import codecs
 import json
 from typing import Any
 
@@ -67,9 +68,18 @@ def test_a_bare_body_is_understood(client: Client, event: Any, path: str) -> Non
     assert timeless(invoke(client, event).get_json()) == timeless(client.post(path, json=event).get_json())
 
 
-def test_a_streamed_event_is_the_same_stream(client: Client) -> None:
-    text = invoke(client, {**CHAT, "stream": True}).get_data(as_text=True)
-    assert text.startswith("data: {") and text.endswith("data: [DONE]\n\n")
+STREAMED = {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
+
+
+@pytest.mark.parametrize("event", [STREAMED, {"path": "/chat", "body": STREAMED}])
+def test_an_event_that_asks_for_a_stream_is_answered_whole(client: Client, event: Any) -> None:
+    assert timeless(invoke(client, event).get_json()) == timeless(client.post("/chat", json=CHAT).get_json())
+
+
+@pytest.mark.parametrize("event", [CHAT, RAW, {"path": "/chat", "body": json.dumps(CHAT)}])
+def test_a_byte_order_mark_changes_nothing(client: Client, event: Any) -> None:
+    marked = codecs.BOM_UTF8 + json.dumps(event).encode()
+    assert timeless(invoke(client, marked).get_json()) == timeless(invoke(client, event).get_json())
 
 
 def test_other_routes_can_be_called(client: Client) -> None:
@@ -77,10 +87,25 @@ def test_other_routes_can_be_called(client: Client) -> None:
     assert invoke(client, {"path": "/v1/models"}).get_json()["data"][0]["id"] == "scripted"
 
 
-@pytest.mark.parametrize("event", [b"", b"  ", {}, {"key1": "value1", "key2": "value2", "key3": "value3"}, {"path": 1}])
+MEANINGLESS = [
+    b"",
+    b"  ",
+    {},
+    {"key1": "value1", "key2": "value2"},
+    {"path": 1},
+    b"hello world",
+    b'"text"',
+    b"[1]",
+    b"null",
+    b"\xff\xfe",
+]
+
+
+@pytest.mark.parametrize("event", MEANINGLESS)
 def test_an_event_that_means_nothing_gets_a_hint(client: Client, event: Any) -> None:
     error = invoke(client, event).get_json()["error"]
     assert error["code"] == "unknown_event" and error["status"] == 400
+    assert "column" not in error["message"], "not a JSON parser's words"
     for word in ("messages", "prompt", "path"):
         assert word in error["message"]
 
@@ -94,8 +119,8 @@ def test_an_event_cannot_reach_the_platforms_routes(client: Client, path: str) -
 @pytest.mark.parametrize(
     "event",
     [
-        b"\xff\xfe",
-        b"null",
+        b"{\xff\xfe}",
+        b"{",
         {"path": "/chat", "body": "!", "isBase64Encoded": True},
         {"path": "/chat", "method": "DELETE"},
         {"path": "/chat", "headers": [1]},

@@ -175,3 +175,68 @@ def test_no_path_is_redirected_to_a_host_that_the_caller_names(client_of: Make, 
     answer = client_of().get("/", headers=headers, environ_overrides={"PATH_INFO": path})
     assert answer.status_code in (404, 405) and "Location" not in answer.headers
     assert "evil.example" not in json.dumps(dict(answer.headers))
+
+
+def ask(client: Client, method: str, path: str, peer: str = "127.0.0.1", **headers: str) -> int:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    answer = client.open(path, method=method, data=b"{}", headers=named, environ_overrides={"REMOTE_ADDR": peer})
+    return int(answer.status_code)
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_off_the_platform_its_routes_answer_to_this_machine_only(client_of: Make, method: str, path: str) -> None:
+    client = client_of()
+    for peer in ("10.0.0.5", "203.0.113.9", "::ffff:10.0.0.5", "2001:db8::1", ""):
+        assert ask(client, method, path, peer) == 403
+    assert client.get("/health").get_json()["state"] == "ready", "it must not have begun to drain"
+    for peer in ("127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"):
+        assert ask(client_of(), method, path, peer) in (200, 400)  # 400: {} is no event
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_off_the_platform_its_routes_answer_to_a_key_from_anywhere(client_of: Make, method: str, path: str) -> None:
+    assert ask(client_of(api_keys=OLD), method, path, "203.0.113.9", api_key=OLD) in (200, 400)
+    assert ask(client_of(api_keys=OLD), method, path, "203.0.113.9", api_key=NEW) == 401
+
+
+#: What browsers, and proxies on this machine, add to what a page makes them send.
+PAGES: list[dict[str, str]] = [
+    {"Origin": "https://evil.example"},
+    {"Origin": "null"},
+    {"Origin": "http://localhost:3000"},
+    {"Sec_Fetch_Site": "cross-site"},
+    {"Sec_Fetch_Site": "same-site"},
+    {"Host": "evil.example", "Origin": "http://evil.example", "Sec_Fetch_Site": "same-origin"},
+    {"Host": "127.0.0.1.evil.example"},
+    {"X_Forwarded_For": "203.0.113.9"},
+    {"Forwarded": "for=203.0.113.9"},
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+@pytest.mark.parametrize(("method", "path"), [*ROUTES, ("HEAD", "/pre-stop")])
+def test_no_page_of_another_site_reaches_them(client_of: Make, method: str, path: str, page: dict[str, str]) -> None:
+    client = client_of(cors_origins="*")
+    assert ask(client, method, path, **page) == 403
+    assert ask(client, method, path, Content_Type="text/plain", **page) == 403
+    assert client.get("/health").get_json()["state"] == "ready", "it must not have begun to drain"
+
+
+@pytest.mark.parametrize("page", PAGES[:5], ids=str)
+def test_a_key_does_not_open_them_to_another_sites_page(client_of: Make, page: dict[str, str]) -> None:
+    for method, path in ROUTES:
+        assert ask(client_of(api_keys=OLD), method, path, api_key=OLD, **page) == 403
+
+
+@pytest.mark.parametrize("page", [{}, {"Origin": "http://localhost"}, {"Sec_Fetch_Site": "none"}], ids=str)
+def test_ones_own_page_and_ones_own_shell_reach_them(client_of: Make, page: dict[str, str]) -> None:
+    assert ask(client_of(), "GET", "/pre-stop", **page) == 200
+
+
+def test_with_keys_metrics_are_for_this_machine_and_the_scrapers_that_are_named(client_of: Make) -> None:
+    client = client_of(api_keys=OLD, metrics_from="10.1.0.0/16, 192.0.2.7")
+    seen = {peer: ask(client, "GET", "/metrics", peer) for peer in ("127.0.0.1", "10.1.2.3", "192.0.2.7", "10.2.0.1")}
+    assert seen == {"127.0.0.1": 200, "10.1.2.3": 200, "192.0.2.7": 200, "10.2.0.1": 401}
+    assert ask(client, "GET", "/metrics", "10.2.0.1", api_key=OLD) == 200
+    assert ask(client, "GET", "/metrics", "127.0.0.1", X_Forwarded_For="203.0.113.9") == 401
+    assert ask(client_of(), "GET", "/metrics", "10.2.0.1") == 200, "no keys: as open as everything else"

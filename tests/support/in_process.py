@@ -75,7 +75,7 @@ class Client:
             "path": request.path,
             "query_string": request.query_string,
             "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in request.headers],
-            "client": ("127.0.0.1", 1),
+            "client": (request.environ.get("REMOTE_ADDR", "127.0.0.1"), 1),
         }
         status, headers, body = self._app.run(_ask(self._app.door, scope, request.get_data()))
         return TestResponse([body], str(status), headers, request)

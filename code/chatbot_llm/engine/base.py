@@ -136,6 +136,10 @@ class Engine(ABC):
         """Versions of the engine and what it runs on."""
 
     @abstractmethod
+    def text_of(self, tokens: list[int]) -> str:
+        """The text of token ids. Raises BadRequest when there is none; the engine must be ready."""
+
+    @abstractmethod
     def prepare(self, request: EngineRequest) -> None:
         """Check `request.body` without running it. Raises BadRequest."""
 

@@ -41,6 +41,9 @@ COMMON: Flags = {
     "--enable-prompt-tokens-details": None,
     # Arguments of a tool call obey the tool's schema; without it a small model answers "21" where an object belongs.
     "--tool-strict-level": "parameter",
+    # One grammar library, the one that schemas are tried with first (schema_check.py). With `auto` the first request
+    # that xgrammar cannot serve would move everyone after it to another library.
+    "--structured-outputs-config": '{"backend":"xgrammar"}',
     # A progress bar is not a log line.
     "--no-use-tqdm-on-load": None,
     # Text only: nothing in a body makes the server fetch an address.

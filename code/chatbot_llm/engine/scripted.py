@@ -157,6 +157,9 @@ class ScriptedEngine(SupervisedEngine):
         if event := self._cuts.get(request.id):
             event.set()
 
+    def text_of(self, tokens: list[int]) -> str:
+        return "".join(f"<{token}>" for token in tokens)
+
     def _mark_cut(self, event: str) -> str:
         return event
 
@@ -169,7 +172,7 @@ class ScriptedEngine(SupervisedEngine):
         if after is not None and time.monotonic() - self._ready_at > after:
             await asyncio.sleep(3600)
 
-    def _explain(self, error: Exception) -> ApiError:
+    def _explain(self, error: Exception, body: Any) -> ApiError:
         return ApiError("the engine could not answer this request", code="engine_error")
 
 

@@ -13,7 +13,7 @@ import threading
 import time
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 
@@ -65,7 +65,7 @@ class SupervisedEngine(Engine):
         """Return when the engine's own loop has turned once."""
 
     @abstractmethod
-    def _explain(self, error: Exception) -> ApiError:
+    def _explain(self, error: Exception, body: Any) -> ApiError:
         """What a caller is answered for an exception of the engine."""
 
     def _kill(self) -> None:
@@ -168,7 +168,7 @@ class SupervisedEngine(Engine):
             raise self._explained(request, error) from None
 
     def _explained(self, request: EngineRequest, error: Exception) -> ApiError:
-        explained = self._explain(error)
+        explained = self._explain(error, request.body)
         if explained.status >= 500:
             log.error("request %s failed in the engine: %s", request.id, explained.message)
         return explained

@@ -15,12 +15,14 @@ from typing import Any
 from chatbot_llm.engine import profiles, weights
 from chatbot_llm.engine.base import EngineRequest, Phase
 from chatbot_llm.engine.patches import early, replaced
+from chatbot_llm.engine.schema_check import SchemaCheck
 from chatbot_llm.engine.startup_phases import Listener
 from chatbot_llm.engine.supervisor import DONE, SupervisedEngine, in_thread, kill_children
-from chatbot_llm.engine.vllm_errors import refusal, told
-from chatbot_llm.errors import ApiError, UsageError
+from chatbot_llm.engine.vllm_errors import refusal, told, without_half_call
+from chatbot_llm.errors import ApiError, BadRequest, UsageError
 from chatbot_llm.observability import tracing
 from chatbot_llm.settings import Settings
+from chatbot_llm.sse import one_line
 
 #: vLLM's name for the class; not imported here, it lives in the engine's process.
 CPU_WORKER = "chatbot_llm.engine.patches.cpu_worker.Worker"
@@ -42,6 +44,7 @@ class VllmEngine(SupervisedEngine):
         self._client: Any = None
         self._serving: Any = None
         self._cards: list[dict[str, Any]] = []
+        self._schemas: SchemaCheck | None = None
 
     async def _open(self, stack: contextlib.AsyncExitStack) -> None:
         profile = profiles.pick(self._settings.profile)
@@ -61,6 +64,8 @@ class VllmEngine(SupervisedEngine):
         if getattr(bag, "openai_serving_chat", None) is None:
             raise UsageError(f"{args.model} cannot generate text: pass a chat model as --model")
         self._serving = bag
+        self._schemas = SchemaCheck(args.model, self._settings.schema_s)
+        stack.push_async_callback(self._schemas.close)
         shown = await bag.openai_serving_models.show_available_models()
         self._cards = [_card(card) for card in shown.data]
 
@@ -142,15 +147,18 @@ class VllmEngine(SupervisedEngine):
         try:
             request.prepared = shapes[request.kind].model_validate(request.body)
         except ValidationError as error:
-            raise refusal(error) from None
+            raise refusal(error, request.body) from None
         except (VLLMError, ValueError, TypeError) as error:
-            raise self._explain(error) from None
+            raise self._explain(error, request.body) from None
 
     async def _answer(self, request: EngineRequest) -> bytes | AsyncGenerator[str, None]:
         from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
         raw = _raw_request(request)
         bag = self._serving
+        if self._schemas is not None and request.kind in ("chat", "completion"):
+            for at in await self._schemas.admit(request.body):
+                request.prepared.tools[at].function = _free(request.prepared.tools[at].function)
         create = {
             "chat": bag.openai_serving_chat.create_chat_completion,
             "completion": bag.openai_serving_completion.create_completion,
@@ -159,13 +167,15 @@ class VllmEngine(SupervisedEngine):
         }[request.kind]
         answer = await create(request.prepared, raw)
         if isinstance(answer, ErrorResponse):
-            raise told(answer.error.code, answer.error.message, answer.error.param)
+            raise told(answer.error.code, answer.error.message, answer.error.param, request.body)
         if hasattr(answer, "__aiter__"):
             return self._or_raise(answer, request, raw)
         _note(request, getattr(answer, "usage", None), getattr(answer, "metrics", None))
         for choice in getattr(answer, "choices", None) or ():
             if choice.finish_reason == "abort":
                 choice.finish_reason = "length"
+            if request.body.get("tools") and choice.finish_reason == "length":
+                choice.message.content = without_half_call(choice.message.content)
         rendered: str = answer.model_dump_json()
         return rendered.encode()
 
@@ -179,11 +189,20 @@ class VllmEngine(SupervisedEngine):
                     if self._client.errored:
                         raise self._client.dead_error
                     error = json.loads(event.removeprefix("data: "))["error"]
-                    raise told(error["code"], error["message"], error["param"])
+                    raise told(error["code"], error["message"], error["param"], request.body)
                 if event == DONE:
                     metadata = getattr(raw.state, "request_metadata", None)
                     _note(request, getattr(metadata, "final_usage_info", None), None)
-                yield event
+                yield one_line(event)
+
+    def text_of(self, tokens: list[int]) -> str:
+        from vllm.exceptions import VLLMError
+
+        try:
+            text: str = self._client.renderer.tokenizer.decode(tokens)
+        except (VLLMError, ValueError, TypeError, OverflowError, IndexError):
+            raise BadRequest("prompt: these are no token ids of this model", param="prompt") from None
+        return text
 
     async def cut_short(self, request: EngineRequest) -> None:
         if request.kind == "chat":
@@ -206,7 +225,7 @@ class VllmEngine(SupervisedEngine):
     async def _ping(self) -> None:
         await self._client.is_paused()
 
-    def _explain(self, error: Exception) -> ApiError:
+    def _explain(self, error: Exception, body: Any) -> ApiError:
         from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -214,7 +233,7 @@ class VllmEngine(SupervisedEngine):
             return ApiError("the engine died while answering; send the request again", code="engine_error")
         info = create_error_response(error).error
         message = info.message if info.code < 500 else "the engine could not answer this request"
-        return told(info.code, message, info.param)
+        return told(info.code, message, info.param, body)
 
 
 def _parse(parser: Any, argv: list[str]) -> Any:
@@ -225,6 +244,19 @@ def _parse(parser: Any, argv: list[str]) -> Any:
 
     parser.error = complain
     return parser.parse_args(argv)
+
+
+def _free(function: Any) -> Any:
+    """A tool's function whose arguments are not enforced, whatever --tool-strict-level says; the prompt is the same.
+
+    vLLM enforces by setting `strict` on a copy of each function (`structural_tag_registry.resolve_tool_strictness`).
+    """
+
+    class Free(type(function)):  # type: ignore[misc]
+        def model_copy(self, **_: Any) -> Any:
+            return super().model_copy(update={"strict": False})
+
+    return Free.model_construct(**dict(function))
 
 
 def _card(card: Any) -> dict[str, Any]:

@@ -1,29 +1,62 @@
-"""The engine's own words about a request, as errors of this service. Nothing here imports vllm."""
+"""The engine's own words about a request, as errors of this service. Nothing here imports vllm.
+
+What vLLM says may repeat the request, so it is redacted here, where it comes in. Places are named as the caller wrote
+them: `messages[0].content`, not by the classes of a library's models.
+"""
 
 from typing import Any
 
 from chatbot_llm.errors import ApiError, BadRequest
+from chatbot_llm.observability.redaction import withhold
 
+#: How a tool call begins in the format of the parser in `engine/profiles.py`.
+TOOL_CALL = "<tool_call>"
 #: Longest message about a refused request, characters: pydantic repeats what it was given.
 MAX_MESSAGE = 1000
 
 
-def told(status: int, message: str, param: str | None) -> ApiError:
-    """vLLM's error as ours; OpenAI clients look for `context_length_exceeded` to shorten and try again."""
+def told(status: int, message: str, param: str | None, body: Any) -> ApiError:
+    """vLLM's error about `body` as ours; OpenAI clients look for `context_length_exceeded` to shorten and try again."""
     too_long = (
         param in ("input_tokens", "input_text")
         or "maximum context length" in message
         or (param in ("max_tokens", "max_completion_tokens") and "max_model_len" in message)
     )
     code = "context_length_exceeded" if too_long else ("engine_error" if status >= 500 else None)
-    return ApiError(message[:MAX_MESSAGE], status=int(status), param=param, code=code)
+    return ApiError(
+        withhold(message, body)[:MAX_MESSAGE], status=int(status), param=param and withhold(param, body), code=code
+    )
 
 
-def refusal(error: Any) -> BadRequest:
-    """The first problem pydantic found, as a sentence."""
-    problem = error.errors(include_url=False, include_input=False)[0]
+def refusal(error: Any, body: Any) -> BadRequest:
+    """What pydantic found wrong with `body`, as a sentence.
+
+    Where a value may be of several types it tells a problem for each; the one that lies deepest in the body counts.
+    """
+    problems = error.errors(include_url=False, include_input=False)
+    problem = max(problems, key=lambda found: len(_steps(found["loc"], body)))
     cause = problem.get("ctx", {}).get("error")
-    message = str(cause or problem["msg"]).removeprefix("Value error, ")
-    path = ".".join(str(part) for part in problem["loc"] if "[" not in str(part))
-    param = getattr(cause, "parameter", None) or path or None
+    message = withhold(str(cause or problem["msg"]).removeprefix("Value error, "), body)
+    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in _steps(problem["loc"], body))
+    param = getattr(cause, "parameter", None) or path.lstrip(".") or None
+    param = param and withhold(param, body)
     return BadRequest(f"{param}: {message}"[:MAX_MESSAGE] if path else message[:MAX_MESSAGE], param=param)
+
+
+def _steps(location: Any, body: Any) -> list[str | int]:
+    """The steps of a location that are the body's own: names of a library's classes lead nowhere in it."""
+    steps: list[str | int] = []
+    here = body
+    for number, step in enumerate(location):
+        if isinstance(here, dict) and step in here or isinstance(here, list) and isinstance(step, int):
+            here = here[step]
+        elif not (isinstance(here, dict) and number == len(location) - 1 and str(step).islower()):
+            continue  # neither there nor what is missing there
+        steps.append(step)
+    return steps
+
+
+def without_half_call(content: str | None) -> str | None:
+    """The text of an answer that max_tokens has cut inside a tool call; vLLM's stream holds the half call back, too."""
+    text, begun, call = (content or "").partition(TOOL_CALL)
+    return content if not begun or f"</{TOOL_CALL[1:]}" in call else text.strip() or None

@@ -30,10 +30,6 @@ _OF_REQUESTS = (
     "vllm.tool_parsers",
     "vllm.v1.structured_output",
 )
-#: What is shorter than this hides nothing.
-SHORTEST_SECRET = 6
-_PREFIX = 20
-_WORD = re.compile(r"[a-z_]+")
 _TRACE = re.compile(r"[A-Za-z0-9@*/_=,-]{1,512}")
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -71,24 +67,6 @@ def without_text(error: BaseException) -> str:
         lines = [*traceback.format_tb(error.__traceback__), type(error).__name__ + "\n", *lines]
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
     return "".join(lines)
-
-
-def withhold(text: str, body: Any) -> str:
-    """An error's text without what it repeats of the request; names of fields and plain words stay."""
-    stack, said = [body], text
-    while stack:
-        item = stack.pop()
-        if isinstance(item, dict):
-            stack.extend(item.values())
-            stack.extend(item)
-        elif isinstance(item, list):
-            stack.extend(item)
-        elif isinstance(item, str) and len(item) >= SHORTEST_SECRET and not _WORD.fullmatch(item):
-            if len(item) <= _PREFIX:
-                said = said.replace(item, "...")
-            elif (at := said.find(item[:_PREFIX])) >= 0:  # what is long may have been cut
-                said = said[:at] + "..."
-    return said
 
 
 def clean_id(value: str | None) -> str:

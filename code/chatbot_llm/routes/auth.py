@@ -1,13 +1,16 @@
 """Who may call what: API keys, and the routes that belong to the platform.
 
 On Function Compute `x-fc-*` headers come from the platform (it strips them from clients), so `x-fc-control-path` tells
-a call through the HTTP trigger from one of the platform's own. Anywhere else they are only text.
+a call through the HTTP trigger from one of the platform's own. Anywhere else they are only text, and the platform's
+routes answer to this machine or to a key, and never to a page of another origin: a browser sends what any page asks it.
 
 Keys are rotated without a gap: set `CHATBOT_API_KEYS=old,new`, move the callers, then set it to `new`.
 """
 
 import hashlib
 import hmac
+import ipaddress
+from urllib.parse import urlsplit
 
 from flask import Request
 
@@ -20,6 +23,9 @@ HTTP_INVOKE = "/http-invoke"
 OPEN = frozenset({"/health", "/", "/openapi.json"})
 #: Routes of the platform's own surface.
 PLATFORM = frozenset({"/initialize", "/pre-stop", "/invoke"})
+
+#: Set by proxies: the peer is not the caller.
+_FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 
 #: Marks a request that came inside an `/invoke` event; the event itself has been checked.
 EVENT = "chatbot.event"
@@ -40,21 +46,59 @@ def check(request: Request, settings: Settings) -> None:
         if path in PLATFORM:
             raise ApiError(f"{path} cannot be called through an event", status=403, code="platform_route")
         return
+    known = _known(_presented(request), settings.keys)
     if path in PLATFORM:
         if through_trigger(request):
             raise ApiError(f"{path} is for the platform only", status=403, code="platform_route")
         if on_function_compute():
             return  # FC's own signature check stands before its API
+        if _foreign_page(request):
+            raise ApiError(f"{path} cannot be called from another site's page", status=403, code="platform_route")
+        if not settings.keys and not _here(request):
+            raise ApiError(
+                f"{path} answers to this machine only, or to a key: set CHATBOT_API_KEYS and send one",
+                status=403,
+                code="platform_route",
+            )
     if path in OPEN or request.method == "OPTIONS":
         return
     if path == "/metrics" and not through_trigger(request):
-        return
-    if settings.keys and not _known(_presented(request), settings.keys):
+        if on_function_compute() or _here(request) or _in(request.remote_addr, settings.scrapers):
+            return
+    if settings.keys and not known:
         raise ApiError(
             "a valid API key is needed: send `Authorization: Bearer KEY` or `api-key: KEY`",
             status=401,
             code="invalid_api_key",
         )
+
+
+def _foreign_page(request: Request) -> bool:
+    """Whether a browser says that a page of another origin made it send this."""
+    site = request.headers.get("Sec-Fetch-Site", "none")
+    origin = request.headers.get("Origin")
+    return site not in ("none", "same-origin") or (origin is not None and urlsplit(origin).netloc != request.host)
+
+
+def _here(request: Request) -> bool:
+    """Whether the caller is on this machine: a loopback peer, no proxy's, under a name that is this machine's.
+
+    The name matters because a page can point a host name of its own at 127.0.0.1.
+    """
+    if any(name in request.headers for name in _FORWARDED):
+        return False
+    name = urlsplit(f"//{request.host}").hostname or ""
+    loopback = ("127.0.0.0/8", "::1")
+    return _in(request.remote_addr, loopback) and (name == "localhost" or _in(name, loopback))
+
+
+def _in(address: str | None, networks: tuple[str, ...]) -> bool:
+    try:
+        peer = ipaddress.ip_address(address or "")
+    except ValueError:  # a Unix socket's peer, or a name
+        return False
+    peer = getattr(peer, "ipv4_mapped", None) or peer
+    return any(peer in ipaddress.ip_network(network) for network in networks)
 
 
 def _presented(request: Request) -> str:

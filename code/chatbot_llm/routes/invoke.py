@@ -1,7 +1,8 @@
 """FC's event call: `POST /invoke`, from the console's "Test", `s invoke`, the SDK and event triggers.
 
 FC hands over the event as bytes and gives back the body alone: status and headers are lost. So an event becomes one
-request to the same routes, and an error's body also names its status. Accepted events:
+request to the same routes, and an error's body also names its status. An answer comes whole: `stream` is taken out of
+an event, as nobody could read a stream there. Accepted events:
 
     {"messages": [...], ...}                     what POST /chat takes
     {"prompt": "...", ...}                       what POST /generate takes
@@ -11,6 +12,7 @@ request to the same routes, and an error's body also names its status. Accepted 
 """
 
 import base64
+import codecs
 import json
 import re
 from typing import Any
@@ -69,8 +71,8 @@ def blueprint(app: Flask) -> Blueprint:
 
 def read_event(raw: bytes) -> tuple[str, str, dict[str, str], bytes]:
     """(method, path, headers, body) of an event. Raises BadRequest with a hint for anything else."""
-    if not raw.strip():
-        raise BadRequest(HINT, code="unknown_event")
+    if not raw.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
+        raise BadRequest(HINT, code="unknown_event")  # the console's `hello world`, a bare string, nothing at all
     event = validation.read_json(raw)
     if "messages" in event:
         return "POST", "/chat", {"content-type": "application/json"}, raw

@@ -2,6 +2,7 @@
 
 import json
 import time
+from typing import Any
 
 from flask import Blueprint, Response, request
 
@@ -9,8 +10,9 @@ from chatbot_llm import __version__
 from chatbot_llm.engine.base import EngineRequest, Kind
 from chatbot_llm.errors import ApiError, BadRequest
 from chatbot_llm.observability import telemetry
-from chatbot_llm.routes import generate as texts
+from chatbot_llm.routes import generate as generation
 from chatbot_llm.routes import validation
+from chatbot_llm.routes.auth import EVENT
 from chatbot_llm.routes.deferred import Deferred, Streamed
 from chatbot_llm.serving.request import Request
 from chatbot_llm.serving.service import Service
@@ -82,7 +84,7 @@ def _run(service: Service, kind: Kind, with_text: bool = False) -> Response:
     """Judge the body and leave the rest to the loop. Raises ApiError."""
     arrived = time.monotonic()
     body = _body()
-    validation.check(body, service.settings)
+    validation.check(kind, body, service.settings)
     name = body.get("model")
     cards = service.engine.models()
     if name is not None and cards and name not in {card["id"] for card in cards}:
@@ -102,6 +104,11 @@ def _run(service: Service, kind: Kind, with_text: bool = False) -> Response:
         limit_s=_deadline(service.settings.deadline_s),
         platform={name: value for name, value in platform.items() if value},
     )
+    prompts: list[str] = []
+    if with_text:
+        given = generation.each(body.get("prompt", ""))
+        prompts = [item if isinstance(item, str) else service.engine.text_of(item) for item in given]
+        generation.check(body, prompts, len(request.get_data()))
     one.prepare()
 
     async def produce(response: Deferred) -> bytes | Streamed:
@@ -110,26 +117,36 @@ def _run(service: Service, kind: Kind, with_text: bool = False) -> Response:
         response.headers["Server-Timing"] = ", ".join(f"{name};dur={value}" for name, value in spans.items())
         response.headers["x-request-id"] = one.engine_request.request_id or one.engine_request.id
         if isinstance(answer, bytes):
-            return texts.add_text(answer, body["prompt"]) if with_text else answer
+            return generation.add_text(answer, prompts, bool(body.get("echo"))) if with_text else answer
         response.mimetype = "text/event-stream"
         # Proxies must hand every event on at once.
         response.headers["Cache-Control"] = "no-cache"
         response.headers["X-Accel-Buffering"] = "no"
         if with_text:
-            answer.change = texts.StreamTexts(body["prompt"], int(body.get("n") or 1))
+            answer.change = generation.StreamTexts(prompts, int(body.get("n") or 1), bool(body.get("echo")))
         return answer
 
     return Deferred(produce)
 
 
-def _body() -> validation.Body:
+def _body() -> dict[str, Any]:
     if request.mimetype != "application/json":
         raise ApiError(
             "send the body as `Content-Type: application/json`",
             status=415,
             code="unsupported_media_type",
         )
-    return validation.read_json(request.get_data())
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise ApiError(
+            "send the body as it is: compressed bodies (Content-Encoding) are not read here",
+            status=415,
+            code="unsupported_media_type",
+        )
+    body = validation.read_json(request.get_data())
+    if request.environ.get(EVENT):  # an event's answer comes whole
+        body.pop("stream", None)
+        body.pop("stream_options", None)
+    return body
 
 
 def _deadline(most: float) -> float:

@@ -10,10 +10,11 @@ import time
 from collections.abc import AsyncGenerator, Callable
 
 from chatbot_llm.engine.base import EngineRequest, State
-from chatbot_llm.errors import ApiError, Unavailable, sse_event
-from chatbot_llm.observability import telemetry, tracing
+from chatbot_llm.errors import ApiError, Unavailable
+from chatbot_llm.observability import tracing
 from chatbot_llm.serving.admission import Cause
 from chatbot_llm.serving.service import GRACE_S, Service
+from chatbot_llm.sse import error_event
 
 log = logging.getLogger("chatbot_llm.request")
 
@@ -97,9 +98,6 @@ class Request:
 
     def _refused(self, error: ApiError) -> ApiError:
         self.close(error.code or str(error.status))
-        # vLLM's messages repeat values of the body.
-        error.message = telemetry.withhold(error.message, self.engine_request.body)
-        error.param = error.param and telemetry.withhold(error.param, self.engine_request.body)
         return error
 
     # its end
@@ -258,9 +256,7 @@ class Stream:
         except StopAsyncIteration:
             error = ApiError("the engine ended the answer without its last event", code="engine_error")
         self._failed = True
-        body = self.request.engine_request.body
-        error.message = telemetry.withhold(error.message, body)
-        return sse_event(error.envelope())
+        return error_event(error.envelope())
 
     async def aclose(self) -> None:
         request = self.request

@@ -1,0 +1,160 @@
+"""What a request wants enforced on its answer: tools, response_format, structured_outputs. Their form, not their cost.
+
+A schema that must be obeyed is `response_format`, `structured_outputs` and a tool with `strict: true`. Any other tool's
+schema is a hint: it may be as odd as it likes.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from chatbot_llm.errors import BadRequest
+from chatbot_llm.routes import fields
+from chatbot_llm.settings import Settings
+
+#: Largest JSON schema, characters: what OpenAI allows for all names and values of one.
+MAX_SCHEMA = 120_000
+_COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
+#: Keywords whose values are data, not schemas.
+_DATA = ("enum", "const", "default", "examples")
+_RAW = ("regex", "grammar", "structural_tag")
+
+
+def check(body: dict[str, Any], settings: Settings) -> None:
+    """Raises BadRequest naming the place."""
+    _tools(body)
+    _response_format(body, settings)
+    _structured_outputs(body, settings)
+
+
+def _tools(body: dict[str, Any]) -> None:
+    tools = body.get("tools", ())
+    _sized(tools, "tools")
+    for at, tool in enumerate(tools):
+        place = f"tools[{at}]"
+        function = tool.get("function") if isinstance(tool, dict) else None
+        if isinstance(tool, dict) and tool.get("type", "function") != "function":
+            raise BadRequest(f"{place}.type: only tools of type function are accepted", param=f"{place}.type")
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise BadRequest(f"{place}.function: must be an object with a name", param=f"{place}.function")
+        if not isinstance(function.get("strict"), bool | None):
+            raise BadRequest(f"{place}.function.strict: must be true or false", param=f"{place}.function.strict")
+        if not isinstance(parameters := function.get("parameters"), dict | None):
+            raise BadRequest(f"{place}.function.parameters: must be a JSON schema, an object", param=place)
+        _references(parameters, f"{place}.function.parameters")
+        if function.get("strict"):
+            _counts(parameters, f"{place}.function.parameters")
+
+
+def _response_format(body: dict[str, Any], settings: Settings) -> None:
+    wanted, place = body.get("response_format"), "response_format"
+    if wanted is None:
+        return
+    fields.check(wanted, fields.INSIDE[place], place)
+    kind = wanted.get("type")
+    if kind not in ("text", "json_object", "json_schema", "structural_tag"):
+        raise BadRequest(f"{place}.type: must be text, json_object or json_schema", param=f"{place}.type")
+    if kind == "structural_tag":
+        _raw(f"{place}.type structural_tag", place, settings)
+    inner = wanted.get("json_schema")
+    if kind != "json_schema":
+        if inner is not None:
+            raise BadRequest(
+                f'{place}.json_schema: needs "type": "json_schema" beside it', param=f"{place}.json_schema"
+            )
+        return
+    place = "response_format.json_schema"
+    if not isinstance(inner, dict):
+        raise BadRequest(f"{place}: must be an object with name and schema", param=place)
+    fields.check(inner, fields.INSIDE[place], place)
+    if not isinstance(inner.get("name"), str):
+        raise BadRequest(f"{place}.name: must be a string", param=f"{place}.name")
+    _schema(inner.get("schema"), f"{place}.schema")
+
+
+def _structured_outputs(body: dict[str, Any], settings: Settings) -> None:
+    wanted, place = body.get("structured_outputs"), "structured_outputs"
+    if wanted is None:
+        return
+    for name in [name for name, value in wanted.items() if value is None]:
+        del wanted[name]
+    fields.check(wanted, fields.INSIDE[place], place)
+    kinds = [name for name in wanted if fields.INSIDE[place][name] is fields.OBEYED]
+    if len(kinds) != 1:
+        raise BadRequest(f"{place}: must hold exactly one of json, choice, json_object", param=place)
+    if body.get("response_format", {}).get("type", "text") != "text":
+        raise BadRequest(f"{place}: not together with response_format", param=place)
+    (kind,) = kinds
+    value, named = wanted[kind], f"{place}.{kind}"
+    if kind in _RAW:
+        _raw(named, named, settings)
+        if not isinstance(value, str) or not value.strip():
+            raise BadRequest(f"{named}: must be a string with something in it", param=named)
+        _sized(value, named)
+    elif kind == "json_object" and value is not True:
+        raise BadRequest(f"{named}: must be true, or left out", param=named)
+    elif kind == "choice":
+        if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
+            raise BadRequest(f"{named}: must be a list of strings", param=named)
+        _sized(value, named)
+    elif kind == "json":
+        if isinstance(value, str):  # vLLM takes a schema in a string, too
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError):
+                raise BadRequest(f"{named}: is not JSON", param=named) from None
+        _schema(value, named)
+
+
+def _raw(what: str, param: str, settings: Settings) -> None:
+    """A grammar of the caller's own is a program that runs in the engine, for every token of everyone."""
+    if not settings.raw_grammars:
+        raise BadRequest(
+            f"{what}: not accepted here; use a JSON schema (response_format) or structured_outputs.choice "
+            "(the operator can allow it: CHATBOT_RAW_GRAMMARS)",
+            param=param,
+        )
+
+
+def _schema(value: Any, place: str) -> None:
+    """A schema that must be obeyed."""
+    if not isinstance(value, dict):
+        raise BadRequest(f"{place}: must be a JSON schema, an object", param=place)
+    _sized(value, place)
+    _references(value, place)
+    _counts(value, place)
+
+
+def _sized(value: Any, place: str) -> None:
+    if (size := len(json.dumps(value, ensure_ascii=False))) > MAX_SCHEMA:
+        raise BadRequest(f"{place}: {size} characters, at most {MAX_SCHEMA}", param=place)
+
+
+def _references(schema: Any, place: str) -> None:
+    for where, key, value in _keywords(schema, place):
+        if key in ("$ref", "$dynamicRef", "$recursiveRef") and isinstance(value, str) and not value.startswith("#"):
+            raise BadRequest(f"{where}: {key} may only point into the same schema, as #/...", param=place)
+
+
+def _counts(schema: Any, place: str) -> None:
+    for where, key, value in _keywords(schema, place):
+        if key in _COUNTS and (
+            isinstance(value, bool) or not (isinstance(value, int) or float(value).is_integer()) or value < 0
+        ):
+            raise BadRequest(f"{where}: {key} must be a whole number of at least 0", param=place)
+
+
+def _keywords(schema: Any, place: str) -> Iterator[tuple[str, str, Any]]:
+    """(place, keyword, value) of every keyword whose value is a number or a string."""
+    stack = [(place, schema)]
+    while stack:
+        where, item = stack.pop()
+        if isinstance(item, list):
+            stack.extend((where, inner) for inner in item)
+        elif isinstance(item, dict):
+            for key, value in item.items():
+                if isinstance(value, dict | list):
+                    if key not in _DATA or isinstance(value, dict):
+                        stack.append((f"{where}.{key}" if key.isidentifier() and len(key) < 40 else where, value))
+                elif isinstance(value, int | float | str) and not (key in _COUNTS and isinstance(value, str)):
+                    yield where, key, value

@@ -1,0 +1,214 @@
+"""What a schema costs is measured in a helper, with the real library and the bundled model's tokenizer."""
+
+import asyncio
+import json
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import psutil
+import pytest
+
+from chatbot_llm.engine import weights
+from chatbot_llm.engine.schema_check import SchemaCheck
+from chatbot_llm.errors import BadRequest
+
+pytestmark = pytest.mark.engine
+
+LIMIT_S = 2.0
+Trial = Callable[[SchemaCheck], Awaitable[Any]]
+
+
+def optional(number: int, **more: Any) -> dict[str, Any]:
+    properties = {f"p{at}": {"type": "string"} for at in range(number)}
+    return {"type": "object", "properties": properties, "additionalProperties": False, **more}
+
+
+#: Takes minutes to compile.
+HOSTILE = optional(300, minProperties=150, maxProperties=290)
+SMALL = optional(2)
+UUID = (
+    "^([0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[1-8][0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}|0{8}(-0{4}){3}-0{12})$"
+)
+
+
+def tools(*schemas: Any, **more: Any) -> dict[str, Any]:
+    listed = [
+        {"type": "function", "function": {"name": f"f{at}", "parameters": schema, **more}}
+        for at, schema in enumerate(schemas)
+    ]
+    return {"tools": listed}
+
+
+def wanted(schema: Any) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}
+
+
+def run(*trials: Trial, limit_s: float = LIMIT_S) -> list[Any]:
+    """Each trial after the other, with one helper; afterwards no process is left of it."""
+
+    async def all_of_them() -> list[Any]:
+        check = SchemaCheck(str(weights.bundled(os.environ.get("CHATBOT_CACHE_DIR", ""))), limit_s)
+        try:
+            return [await trial(check) for trial in trials]
+        finally:
+            await check.close()
+
+    before = set(psutil.Process().children(recursive=True))
+    try:
+        return asyncio.run(all_of_them())
+    finally:
+        psutil.wait_procs(left := set(psutil.Process().children(recursive=True)) - before, timeout=5)
+        assert not [process for process in left if process.is_running()]
+
+
+def told(body: dict[str, Any]) -> Trial:
+    """The message with which a body is refused, or the tools whose schemas are not enforced."""
+
+    async def ask(check: SchemaCheck) -> Any:
+        try:
+            return await check.admit(body)
+        except BadRequest as refused:
+            return f"{refused.param} | {refused.message}"
+
+    return ask
+
+
+def test_honest_schemas_are_enforced() -> None:
+    honest = {
+        "small": SMALL,
+        "uuid": {"properties": {"id": {"type": "string", "format": "uuid", "pattern": UUID}}},
+        "bounded": {"type": "string", "maxLength": 65_536},
+        "enum": {"enum": [f"value {at}" for at in range(1_000)]},
+        "float": {"type": "number", "maximum": 1.7976931348623157e308},
+        "many": optional(100),
+    }
+    found = run(*(told(wanted(schema)) for schema in honest.values()), limit_s=3)
+    assert dict(zip(honest, found, strict=True)) == dict.fromkeys(honest, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ({"$ref": "#"}, "nothing can satisfy it"),
+        ({"properties": {"a": {"enum": []}}, "required": ["a"], "type": "object"}, "empty"),
+        ({"type": "string", "minLength": 5, "maxLength": 2}, "repetition range"),
+        ({"type": "string", "pattern": "("}, "enforced"),
+        ({"type": "number", "multipleOf": 0.1}, "multipleOf"),
+        ({"type": "array", "items": {"type": "array", "uniqueItems": True}}, "uniqueItems"),
+        (HOSTILE, "more than 2 s"),
+    ],
+)
+def test_what_must_be_obeyed_and_cannot_be_is_refused_by_name(schema: Any, reason: str) -> None:
+    for message in run(told(wanted(schema)), told(tools(schema, strict=True))):
+        assert isinstance(message, str) and reason in message
+        assert message.startswith(("response_format.json_schema.schema | ", "tools[0].function.parameters | "))
+        assert "/project/cpp" not in message
+
+
+def test_a_pattern_that_costs_too_much_is_quoted() -> None:
+    pattern = "(.?){60}x" + ".?" * 60
+    (message,) = run(told(wanted({"properties": {"a": {"type": "string", "pattern": pattern}, "b": {}}})))
+    assert pattern[:100] in message
+
+
+def test_a_hint_is_never_a_reason_to_refuse() -> None:
+    hints = [SMALL, HOSTILE, {"$ref": "#"}, {"type": "string", "minLength": -5}, {"multipleOf": 2, "type": "integer"}]
+    assert run(told(tools(*hints)), told({**tools(HOSTILE), "tool_choice": "none"})) == [{1, 2, 3}, frozenset()]
+
+
+def test_tools_whose_schemas_together_cost_too_much_are_not_all_enforced() -> None:
+    bounded = [{"type": "string", "maxLength": 100 + at} for at in range(4)]
+    (free,) = run(told(tools(SMALL, *bounded)))
+    assert free and 0 not in free and len(free) < 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "sound"),
+    [
+        ("grammar", "root ::= root", False),
+        ("grammar", "root ::= a*\na ::= b*\nb ::= c*\nc ::= [^x]*", False),
+        ("grammar", 'root ::= "a" | "b"', True),
+        ("regex", "[a-z]{1,10}", True),
+        ("regex", ".?" * 80, False),
+        ("choice", '["yes", "no", "\\"quoted\\""]', True),
+    ],
+)
+def test_raw_grammars_are_measured_too_where_they_are_allowed(kind: str, text: str, sound: bool) -> None:
+    (verdict,) = run(lambda check: check.verdict(kind, text))
+    assert (not verdict.problem) is sound
+
+
+def test_a_small_schema_does_not_wait_for_hostile_ones() -> None:
+    async def beside(check: SchemaCheck) -> float:
+        await check.admit(wanted(optional(3)))
+        attack = [asyncio.ensure_future(told(wanted({**HOSTILE, "title": str(at)}))(check)) for at in range(8)]
+        await asyncio.sleep(1)
+        begun = time.monotonic()
+        await check.admit(wanted(SMALL))
+        took = time.monotonic() - begun
+        for one in attack:
+            one.cancel()
+        await asyncio.gather(*attack, return_exceptions=True)
+        return took
+
+    assert run(beside)[0] < 2
+
+
+def test_a_trial_ends_with_its_request_and_the_next_one_begins() -> None:
+    async def leave(check: SchemaCheck) -> tuple[int, float]:
+        await check.admit(wanted(SMALL))
+        helper = psutil.Process().children()[-1]
+        for at in range(3):
+            gone = asyncio.ensure_future(check.admit(wanted({**HOSTILE, "title": str(at)})))
+            await asyncio.sleep(1)
+            assert helper.children()
+            gone.cancel()
+            await asyncio.gather(gone, return_exceptions=True)
+            await asyncio.sleep(0.3)
+        begun = time.monotonic()
+        await check.admit(wanted(optional(4)))
+        return len(helper.children()), time.monotonic() - begun
+
+    left, took = run(leave, limit_s=30)[0]
+    assert left == 0 and took < 1
+
+
+def test_the_helper_comes_back_when_it_has_been_killed() -> None:
+    async def kill(check: SchemaCheck) -> Any:
+        await check.admit(wanted(SMALL))
+        psutil.Process().children()[-1].kill()
+        return await check.admit(wanted(optional(5)))
+
+    assert run(kill) == [frozenset()]
+
+
+def test_the_helper_holds_no_socket_and_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATBOT_API_KEYS", "secret-0123456789abcdef")
+
+    async def look(check: SchemaCheck) -> tuple[list[str], str]:
+        with socket.socket() as listening:
+            listening.bind(("127.0.0.1", 0))
+            listening.listen()
+            await check.admit(wanted(SMALL))
+            helper = psutil.Process().children()[-1]
+            folder = f"/proc/{helper.pid}/fd"
+            # 0 and 1 are its line to this process.
+            opened = [os.readlink(f"{folder}/{at}") for at in os.listdir(folder) if int(at) > 1]
+            return opened, json.dumps(helper.environ())
+
+    ((opened, environment),) = run(look)
+    assert not [one for one in opened if one.startswith("socket")]
+    assert "secret-0123456789abcdef" not in environment
+
+
+def test_verdicts_are_remembered() -> None:
+    async def twice(check: SchemaCheck) -> float:
+        await check.verdict("json", json.dumps(SMALL))
+        begun = time.monotonic()
+        await check.verdict("json", json.dumps(SMALL))
+        return time.monotonic() - begun
+
+    assert run(twice)[0] < 0.01
