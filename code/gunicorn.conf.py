@@ -36,7 +36,7 @@ accesslog = None
 logconfig_dict = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"dated": {"()": "chatbot_llm.observability.telemetry.DateFirst"}},
+    "formatters": {"dated": {"()": "chatbot_llm.observability.logs.DateFirst"}},
     "handlers": {"out": {"class": "logging.StreamHandler", "formatter": "dated", "stream": "ext://sys.stdout"}},
     "root": {"level": _set.log_level.upper(), "handlers": ["out"]},
     "loggers": {"gunicorn.error": {"level": _set.log_level.upper(), "handlers": ["out"], "propagate": False}},

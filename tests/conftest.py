@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from chatbot_llm.app import create_app
 from chatbot_llm.engine.scripted import ScriptedEngine
-from chatbot_llm.observability.telemetry import Metrics
+from chatbot_llm.observability.metrics import Metrics
 from chatbot_llm.server.door import Door
 from chatbot_llm.settings import Settings
 from figures import MEASURING, Figure, Figures

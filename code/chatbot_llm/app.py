@@ -9,7 +9,8 @@ from werkzeug.exceptions import HTTPException
 
 from chatbot_llm.engine.base import Engine
 from chatbot_llm.errors import ApiError, envelope
-from chatbot_llm.observability import telemetry
+from chatbot_llm.observability import logs
+from chatbot_llm.observability.metrics import Metrics
 from chatbot_llm.routes import auth, cors, invoke, openai, openapi, platform, playground
 from chatbot_llm.routes.validation import missing
 from chatbot_llm.serving.service import Service
@@ -21,12 +22,12 @@ log = logging.getLogger(__name__)
 REFUSAL = "chatbot.refusal"
 
 
-def create_app(settings: Settings, engine: Engine, metrics: telemetry.Metrics | None = None) -> Flask:
+def create_app(settings: Settings, engine: Engine, metrics: Metrics | None = None) -> Flask:
     """The Flask app, which the door asks. The engine is not started here: `Service.begin` does that on the loop."""
     app = Flask("chatbot_llm", static_folder=None)
     app.config["PROPAGATE_EXCEPTIONS"] = False
     app.url_map.merge_slashes = False  # //chat is no route; a redirect would name whatever host the caller sent
-    service = Service(settings, engine, metrics or telemetry.Metrics())
+    service = Service(settings, engine, metrics or Metrics())
     app.extensions["chatbot_llm"] = service
     app.register_blueprint(platform.blueprint(service))
     app.register_blueprint(openai.blueprint(service))
@@ -43,9 +44,7 @@ def create_app(settings: Settings, engine: Engine, metrics: telemetry.Metrics | 
     @app.after_request
     def finish(response: Response) -> Response:
         response.headers["X-Content-Type-Options"] = "nosniff"
-        if "x-request-id" not in response.headers and (
-            given := telemetry.clean_id(request.headers.get("x-request-id"))
-        ):
+        if "x-request-id" not in response.headers and (given := logs.clean_id(request.headers.get("x-request-id"))):
             response.headers["x-request-id"] = given
         cors.allow(request, response, settings)
         return response

@@ -18,7 +18,7 @@ from chatbot_llm.app import create_app
 from chatbot_llm.engine import profiles
 from chatbot_llm.engine.base import Phase
 from chatbot_llm.engine.scripted import ScriptedEngine
-from chatbot_llm.observability.telemetry import Metrics
+from chatbot_llm.observability.metrics import Metrics
 from chatbot_llm.routes import validation as limits
 from chatbot_llm.settings import Settings
 from infra.__main__ import parse

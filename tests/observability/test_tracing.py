@@ -22,7 +22,7 @@ import sys
 from prometheus_client import CollectorRegistry
 from chatbot_llm.app import create_app
 from chatbot_llm.engine.scripted import ScriptedEngine
-from chatbot_llm.observability.telemetry import Metrics
+from chatbot_llm.observability.metrics import Metrics
 from chatbot_llm.server.door import Door
 from chatbot_llm.settings import Settings
 from in_process import App

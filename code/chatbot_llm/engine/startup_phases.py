@@ -80,7 +80,7 @@ def logging_config(level: str) -> dict[str, object]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"dated": {"()": "chatbot_llm.observability.telemetry.DateFirst"}},
+        "formatters": {"dated": {"()": "chatbot_llm.observability.logs.DateFirst"}},
         "handlers": {
             "out": {"class": "logging.StreamHandler", "formatter": "dated", "stream": "ext://sys.stdout"},
             "phases": {"class": "chatbot_llm.engine.startup_phases.Reporter"},

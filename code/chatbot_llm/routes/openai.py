@@ -9,7 +9,7 @@ from flask import Blueprint, Response, request
 from chatbot_llm import __version__
 from chatbot_llm.engine.base import EngineRequest, Kind
 from chatbot_llm.errors import ApiError, BadRequest
-from chatbot_llm.observability import telemetry
+from chatbot_llm.observability import logs
 from chatbot_llm.routes import generate as generation
 from chatbot_llm.routes import validation
 from chatbot_llm.routes.auth import EVENT
@@ -90,14 +90,14 @@ def _run(service: Service, kind: Kind, with_text: bool = False) -> Response:
     if name is not None and cards and name not in {card["id"] for card in cards}:
         raise _no_model(service)
     known = _FC_HEADERS if on_function_compute() else {}
-    platform = {field: telemetry.clean_id(request.headers.get(name)) for name, field in known.items()}
+    platform = {field: logs.clean_id(request.headers.get(name)) for name, field in known.items()}
     one = Request(
         service,
         EngineRequest(
             kind,
             body,
-            request_id=telemetry.clean_id(request.headers.get("x-request-id")),
-            trace={name: text for name in _TRACE_HEADERS if (text := telemetry.clean_trace(request.headers.get(name)))},
+            request_id=logs.clean_id(request.headers.get("x-request-id")),
+            trace={name: text for name in _TRACE_HEADERS if (text := logs.clean_trace(request.headers.get(name)))},
         ),
         route=request.path,
         arrived=arrived,

@@ -8,7 +8,7 @@ import logging
 
 from chatbot_llm.engine.base import Engine, Phase, State
 from chatbot_llm.errors import Unavailable
-from chatbot_llm.observability import telemetry
+from chatbot_llm.observability.metrics import Metrics, process_age_s
 from chatbot_llm.serving.admission import Admission, Cause
 from chatbot_llm.serving.deadlines import Deadlines
 from chatbot_llm.settings import Settings
@@ -22,7 +22,7 @@ GRACE_S = 5.0
 
 
 class Service:
-    def __init__(self, settings: Settings, engine: Engine, metrics: telemetry.Metrics) -> None:
+    def __init__(self, settings: Settings, engine: Engine, metrics: Metrics) -> None:
         self.settings = settings
         self.engine = engine
         self.metrics = metrics
@@ -40,7 +40,7 @@ class Service:
 
     def begin(self) -> None:
         """Start ticking and loading, on the running loop. The port is already open when this is called."""
-        self._listen_s = round(telemetry.process_age_s(), 3)
+        self._listen_s = round(process_age_s(), 3)
         self._ticker = asyncio.get_running_loop().create_task(self.deadlines.run(), name="ticker")
         self.engine.start()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chatbot_llm.observability import telemetry
+from chatbot_llm.observability import logs
 from in_process import Client, Make
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Capital of France?"}], "max_tokens": 3}
@@ -20,7 +20,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     found = []
     for record in caplog.records:
         if record.name == "chatbot_llm.request":
-            printed = telemetry.DateFirst().format(record)
+            printed = logs.DateFirst().format(record)
             assert DEFAULT_REGEX.match(printed) and "\n" not in printed
             found.append(json.loads(printed.split(" ", 1)[1]))
     return found
@@ -96,19 +96,19 @@ def formatted(name: str) -> str:
         record = logging.LogRecord(
             name, logging.ERROR, "", 0, "it failed", None, (KeyError, error, error.__traceback__)
         )
-    return telemetry.DateFirst().format(record)
+    return logs.DateFirst().format(record)
 
 
 def test_an_exception_of_a_request_is_logged_without_its_text() -> None:
     for name in ("chatbot_llm.app", "gunicorn.error", "vllm.entrypoints.openai.serving", "vllm.v1.structured_output"):
         said = formatted(name)
         assert "secret" not in said.replace('int(\\"secret-1\\")', "").replace('KeyError(\\"secret-2\\")', "")
-        assert "KeyError" in said and "ValueError" in said and "test_telemetry.py" in said
+        assert "KeyError" in said and "ValueError" in said and "test_logs.py" in said
     assert "secret-2" in formatted("vllm.v1.engine.core"), "why an engine does not start must be told"
 
 
 def test_a_long_line_stays_one_json_object_the_platform_does_not_cut() -> None:
     record = logging.LogRecord("x", logging.ERROR, "", 0, "é" * 100_000, None, None)
-    said = telemetry.DateFirst().format(record)
+    said = logs.DateFirst().format(record)
     assert len(said.encode()) < 32 * 1024  # FC quota page
     assert json.loads(said.split(" ", 1)[1])["level"] == "error"
