@@ -78,6 +78,7 @@ class VllmEngine(SupervisedEngine):
             import vllm.entrypoints.launchers.api_server.app_state  # noqa: F401, used on the loop
             from vllm.engine.arg_utils import AsyncEngineArgs
             from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+            from vllm.envs import enable_envs_cache
             from vllm.usage.usage_lib import UsageContext
             from vllm.utils.argparse_utils import FlexibleArgumentParser
             from vllm.v1.engine import utils as starter
@@ -96,7 +97,9 @@ class VllmEngine(SupervisedEngine):
         with contextlib.ExitStack() as starting:
             if "--numa-bind" not in profiles.given(argv):  # with it vLLM starts another executable
                 starting.enter_context(replaced(starter, "get_mp_context", lambda: context))
-            return AsyncLLM.from_engine_args(engine_args, usage_context=UsageContext.OPENAI_API_SERVER), args
+            client = AsyncLLM.from_engine_args(engine_args, usage_context=UsageContext.OPENAI_API_SERVER)
+        enable_envs_cache()  # as vLLM does in its engine's process
+        return client, args
 
     def _resolve(self, argv: list[str]) -> list[str]:
         """Put the model's folder in place of its name, and name it for clients."""

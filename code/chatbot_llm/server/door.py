@@ -14,7 +14,7 @@ from typing import Any
 
 from flask import Flask, Request, Response
 
-from chatbot_llm.app import REFUSAL, service_of
+from chatbot_llm.app import ADMITTED, REFUSAL, service_of
 from chatbot_llm.errors import ApiError, Overloaded
 from chatbot_llm.routes import auth
 from chatbot_llm.routes.deferred import Deferred
@@ -103,6 +103,7 @@ class Door:
         try:
             if length:
                 auth.check(Request(environ), self.service.settings)
+                environ[ADMITTED] = True
                 await self._read(body, receive)
             environ["wsgi.input"] = io.BytesIO(body)
             environ["CONTENT_LENGTH"] = str(len(body))
