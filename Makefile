@@ -166,6 +166,10 @@ release: $(OPS)/ready ## Publish a version, try it, move the alias to it or go b
 smoke: $(OPS)/ready ## Ask the deployed function a few questions and judge the answers
 	$(INFRA) smoke $(DEPLOY_FUNCTION)
 
+.PHONY: destroy
+destroy: $(OPS)/ready ## Delete the function, its aliases, versions and instances; asks first (ARGS=--yes does not)
+	$(INFRA) destroy $(ARGS)
+
 .PHONY: status
 status: $(OPS)/ready ## Show instances, image, errors and the price so far
 	$(INFRA) status

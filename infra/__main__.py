@@ -31,6 +31,7 @@ COMMANDS = {
     "release": ("infra.commands.release", "publish, try out, move the alias; back on failure"),
     "scale": ("infra.commands.scale", "set how many instances are kept, now or by clock"),
     "status": ("infra.commands.status", "one screen: states, instances, errors, price so far"),
+    "destroy": ("infra.commands.destroy", "delete the function and what hangs on it, and look whether it is gone"),
     "cost": ("infra.commands.cost", "what it costs: a table from the published prices; no account"),
     "plan": ("infra.commands.plan", "a fleet's latency, refusals and cost, simulated from measurements"),
     "audit": ("infra.commands.audit", "known vulnerabilities in what the locks install"),
