@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -112,6 +113,19 @@ def test_zero_instances_is_one_variable_away_and_a_number(render: Any) -> None:
     props = render(DEPLOY_MIN_INSTANCES="0")
     assert props["provisionConfig"]["defaultTarget"] == 0
     assert errors(props) == []
+
+
+def test_schedules_come_from_a_variable_and_are_a_list(render: Any, props: dict[str, Any]) -> None:
+    assert props["provisionConfig"]["scheduledActions"] == []
+    action = {
+        "name": "morning",
+        "scheduleExpression": "cron(0 30 8 * * MON-FRI)",
+        "target": 2,
+        "timeZone": "Asia/Shanghai",
+    }
+    action |= {"startTime": "2026-01-01T00:00:00Z", "endTime": "2036-01-01T00:00:00Z"}
+    changed = render(DEPLOY_SCHEDULES=json.dumps([action]))
+    assert changed["provisionConfig"]["scheduledActions"] == [action] and errors(changed) == []
 
 
 def test_the_templates_offered_are_found() -> None:
