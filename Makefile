@@ -153,10 +153,8 @@ doctor: $(OPS)/ready infra/node_modules ## Check s.yaml and the RAM policies; ne
 	$(INFRA) doctor
 
 .PHONY: deploy
-deploy: $(OPS)/ready infra/node_modules ## Deploy with Serverless Devs, wait until it serves, smoke-test it
-	$(INFRA) s deploy -y --skip-push
-	$(INFRA) wait-ready --qualifier LATEST
-	$(INFRA) smoke $(DEPLOY_FUNCTION)
+deploy: $(OPS)/ready infra/node_modules ## Deploy to what nobody calls yet, wait until all of it stands, try it
+	$(INFRA) deploy
 
 .PHONY: release
 release: $(OPS)/ready ## Publish a version, try it, move the alias to it or go back

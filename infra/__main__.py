@@ -25,6 +25,7 @@ COMMANDS = {
     "local-test": ("infra.image.local_test", "start the image here as Function Compute does, try it, take it down"),
     "push": ("infra.image.push", "push the image under a tag that never moves"),
     "s": ("infra.commands.s", "any command of Serverless Devs, quiet and with the whole credential"),
+    "deploy": ("infra.commands.deploy", "deploy s.yaml to what nobody calls yet, wait until all of it stands, try it"),
     "wait-ready": ("infra.commands.wait_ready", "wait until the function is active and its min instances stand"),
     "smoke": ("infra.commands.smoke", "ask it questions, judge the answers"),
     "acceptance": ("infra.commands.acceptance", "200 prompts at 1, 4 and 10 at once: is a T4's arithmetic sound?"),

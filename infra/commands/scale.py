@@ -24,7 +24,7 @@ from typing import Any
 
 from infra.commands import options
 from infra.errors import InfraError, WrongUsage
-from infra.fc.client import LATEST, FunctionCompute
+from infra.fc.client import LIVE, FunctionCompute
 from infra.fc.quotas import MAX_MIN_INSTANCES
 
 CRON = re.compile(r"cron\(\S+ \S+ \S+ \S+ \S+ \S+\)|at\(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\)")
@@ -149,7 +149,7 @@ def in_force(rules: Sequence[Any], now: datetime | None = None) -> list[str]:
 
 def undone_by_deploy(config: Any | None, qualifier: str, env: Mapping[str, str]) -> str:
     """What to export so that the next deployment keeps this config; empty where it would, or does not touch it."""
-    if config is None or qualifier != env.get("DEPLOY_QUALIFIER", LATEST):
+    if config is None or qualifier != env.get("DEPLOY_QUALIFIER", LIVE):
         return ""
     count = int(config.default_target or 0)
     schedules = [action.to_map() for action in config.scheduled_actions or []]

@@ -29,6 +29,7 @@ LONGEST_DELAY_S = 8.0  # 0.5+1+2+4+8: a throttled call gives up after about 15 s
 CONTROL_READ_TIMEOUT_S = 60  # as the fc3 component's own client (FC_CLIENT_READ_TIMEOUT)
 CONNECT_TIMEOUT_S = 10
 LATEST = "LATEST"
+LIVE = "live"  # the alias that callers reach; the default of s.yaml as well
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 

@@ -25,7 +25,7 @@ DEPLOYMENT: Mapping[str, str] = {
     "DEPLOY_REGION": "cn-hangzhou",
     "DEPLOY_FUNCTION": "chatbot-llm",
     "DEPLOY_ROLE": "",
-    "DEPLOY_QUALIFIER": "LATEST",
+    "DEPLOY_QUALIFIER": "live",
     "DEPLOY_MIN_INSTANCES": "1",
     "DEPLOY_SCHEDULES": "[]",
     "CHATBOT_API_KEYS": "example-key-for-tests-only",

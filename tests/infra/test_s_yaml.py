@@ -12,6 +12,7 @@ from infra.doctor import roundtrip, service
 from infra.doctor.props import get
 from infra.doctor.rules import check
 from infra.fc import quotas
+from infra.fc.client import LIVE
 from infra.fc.template import S_YAML, TemplateError
 
 TEXT = S_YAML.read_text(encoding="utf-8")
@@ -85,7 +86,7 @@ def test_the_doctor_finds_nothing_in_the_shipped_template(props: dict[str, Any])
         ("DEPLOY_ROLE", "role", "acs:ram::1:role/r"),
         ("DEPLOY_LOG_PROJECT", "logConfig.project", "p"),
         ("DEPLOY_LOG_STORE", "logConfig.logstore", "l"),
-        ("DEPLOY_QUALIFIER", "provisionConfig.qualifier", "live"),
+        ("DEPLOY_QUALIFIER", "provisionConfig.qualifier", "blue"),
         ("CHATBOT_API_KEYS", "environmentVariables.CHATBOT_API_KEYS", "another-key-for-tests"),
     ],
 )
@@ -94,8 +95,8 @@ def test_a_variable_changes_its_value(render: Any, variable: str, path: str, val
 
 
 def test_the_url_leads_to_the_qualifier_that_keeps_the_instance(render: Any) -> None:
-    props = render(DEPLOY_QUALIFIER="live")
-    assert props["triggers"][0]["qualifier"] == props["provisionConfig"]["qualifier"] == "live"
+    props = render(DEPLOY_QUALIFIER=None)
+    assert props["triggers"][0]["qualifier"] == props["provisionConfig"]["qualifier"] == LIVE
 
 
 @pytest.mark.parametrize("variable", ["DEPLOY_IMAGE", "DEPLOY_LOG_PROJECT"])

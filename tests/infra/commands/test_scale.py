@@ -132,6 +132,7 @@ class TestWhatADeploymentKeeps:
     def test_what_is_printed_makes_s_yaml_write_the_same_config(
         self, connected: FakeFC, capsys: pytest.CaptureFixture[str], render: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        connected.state.aliases[NAME, "live"] = models.Alias(alias_name="live", version_id="1")
         assert main(["scale", "2"]) == 0
         assert main(["scale", "--schedule", "morning", MORNING.when, "4"]) == 0
         variables = self.printed(capsys)
@@ -146,6 +147,6 @@ class TestWhatADeploymentKeeps:
     def test_a_qualifier_that_no_deployment_touches_needs_nothing(
         self, connected: FakeFC, fc: FunctionCompute, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        fc.point_alias(NAME, "live", fc.publish(NAME, ""))
-        assert main(["scale", "3", "--qualifier", "live"]) == 0
+        fc.point_alias(NAME, "other", fc.publish(NAME, ""))
+        assert main(["scale", "3", "--qualifier", "other"]) == 0
         assert self.printed(capsys) == {}
