@@ -41,7 +41,9 @@ ATTACKS: dict[str, dict[str, Any]] = {
     "counted properties": wanted(HOSTILE),
     "counted properties in a tool": tool(HOSTILE, strict=True),
     "counted properties in a hint": tool(HOSTILE),
-    "bounded strings": wanted({"properties": {f"p{at}": {"type": "string", "maxLength": 200 + at} for at in range(40)}}),
+    "bounded strings": wanted(
+        {"properties": {f"p{at}": {"type": "string", "maxLength": 200 + at} for at in range(40)}}
+    ),
     "optional dots": wanted({"type": "string", "pattern": ".?" * 80}),
     "a wide enum": wanted({"enum": [f"{at:05d}" for at in range(14_000)]}),
     "references that double": wanted(
@@ -126,7 +128,11 @@ def test_the_work_ends_with_its_request(server: Service) -> None:
 
 @pytest.mark.parametrize(
     ("schema", "reason"),
-    [({"$ref": "#"}, "nothing can satisfy it"), ({"minLength": -5, "type": "string"}, "minLength"), (HOSTILE, "compile")],
+    [
+        ({"$ref": "#"}, "nothing can satisfy it"),
+        ({"minLength": -5, "type": "string"}, "minLength"),
+        (HOSTILE, "compile"),
+    ],
     ids=["recursion", "a negative count", "hostile"],
 )
 @pytest.mark.parametrize("place", ["response_format", "structured_outputs", "tools"])
@@ -144,7 +150,12 @@ def test_a_hint_is_served(server: Service, schema: Any) -> None:
 
 
 def test_a_hint_that_is_cheap_is_still_enforced_and_the_prompt_stays_the_same(server: Service) -> None:
-    cheap = {"type": "object", "properties": {"n": {"enum": [41, 42]}}, "required": ["n"], "additionalProperties": False}
+    cheap = {
+        "type": "object",
+        "properties": {"n": {"enum": [41, 42]}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
     body = {**CHAT, "max_tokens": 60, "tool_choice": "required"}
     found: Any = server.call("POST", "/chat", {**body, **tool(cheap)}, timeout=240).json
     assert json.loads(found["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"])["n"] in (41, 42)
