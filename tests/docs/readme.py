@@ -86,6 +86,14 @@ def wanted(name: str) -> str:
         from chatbot_llm import settings
 
         return settings.table()
+    if name == "limits":
+        from chatbot_llm.routes import limits
+
+        return limits.table()
+    if name == "fields":
+        from chatbot_llm.routes import fields
+
+        return fields.table()
     if name == "start":
         return start_table(json.loads(RESULTS.read_text(encoding="utf-8")))
     if name == "promises":
