@@ -125,6 +125,11 @@ COMMIT := $(shell git rev-parse HEAD 2>/dev/null)
 CUDA ?= cu130
 MODEL_SOURCE ?= huggingface
 DEPLOY_REPOSITORY ?=
+# CACHE=registry keeps every layer of the build beside the image, for a machine that starts empty (needs a builder with the
+# docker-container driver). The tag `buildcache` is the one that moves; nothing is deployed from it.
+CACHE ?=
+CACHE_AT := type=registry,ref=$(DEPLOY_REPOSITORY):buildcache
+REGISTRY_CACHE := --cache-from $(CACHE_AT) --cache-to $(CACHE_AT),mode=max,image-manifest=true,oci-mediatypes=true
 export DEPLOY_REPOSITORY
 
 # A build argument without a value is taken from the environment, when it is there.
@@ -133,6 +138,7 @@ image: ## Build the GPU image (CUDA=cu129, MODEL_SOURCE=modelscope, HF_ENDPOINT=
 	docker buildx build --platform linux/amd64 --provenance=false --sbom=false --load --progress=plain \
 	  --build-arg CUDA=$(CUDA) --build-arg MODEL_SOURCE=$(MODEL_SOURCE) --build-arg VERSION=$(TAG) --build-arg REVISION=$(COMMIT) \
 	  --build-arg HF_ENDPOINT --build-arg MODELSCOPE_ENDPOINT --build-arg PIP_INDEX_URL --build-arg PYTHON_IMAGE \
+	  $(if $(filter registry,$(CACHE)),$(REGISTRY_CACHE)) \
 	  -t chatbot-llm:local -t chatbot-llm:$(TAG) .
 
 .PHONY: push
@@ -154,18 +160,20 @@ doctor: $(OPS)/ready infra/node_modules ## Check s.yaml and the RAM policies; ne
 	$(INFRA) doctor
 
 .PHONY: deploy
-deploy: $(OPS)/ready infra/node_modules ## Deploy with Serverless Devs, wait until it serves, smoke-test it
-	$(INFRA) s deploy -y --skip-push
-	$(INFRA) wait-ready --qualifier LATEST
-	$(INFRA) smoke $(DEPLOY_FUNCTION)
+deploy: $(OPS)/ready infra/node_modules ## Deploy to what nobody calls yet, wait until all of it stands, try it
+	$(INFRA) deploy $(ARGS)
 
 .PHONY: release
 release: $(OPS)/ready ## Publish a version, try it, move the alias to it or go back
-	$(INFRA) release --description "$$(git describe --always)"
+	$(INFRA) release --description "$$(git describe --always)" $(ARGS)
 
 .PHONY: smoke
 smoke: $(OPS)/ready ## Ask the deployed function a few questions and judge the answers
 	$(INFRA) smoke $(DEPLOY_FUNCTION)
+
+.PHONY: destroy
+destroy: $(OPS)/ready ## Delete the function, its aliases, versions and instances; asks first (ARGS=--yes does not)
+	$(INFRA) destroy $(ARGS)
 
 .PHONY: status
 status: $(OPS)/ready ## Show instances, image, errors and the price so far

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from infra.fc.client import LATEST, FunctionCompute
+from infra.fc.client import LIVE, FunctionCompute
 from infra.fc.prices import PRICES
 
 
@@ -14,8 +14,8 @@ def account(parser: argparse.ArgumentParser, *, qualifier: bool = False) -> None
     parser.add_argument("--region", default=os.environ.get("DEPLOY_REGION", "cn-hangzhou"))
     parser.add_argument("--endpoint", help="host of the control plane (default: fcv3.REGION.aliyuncs.com)")
     if qualifier:
-        default = os.environ.get("DEPLOY_QUALIFIER", LATEST)
-        parser.add_argument("--qualifier", default=default, help="LATEST, alias or version")
+        default = os.environ.get("DEPLOY_QUALIFIER", LIVE)
+        parser.add_argument("--qualifier", default=default, help="LATEST, alias or version (%(default)s)")
 
 
 def currency(parser: argparse.ArgumentParser) -> None:

@@ -19,13 +19,13 @@ So `release` never tries a version out on the alias that serves. Step by step:
    forgotten minimum instance is paid by the hour.
 
 Not documented, to be proven on an account: whether FC keeps the old instances until the new ones stand. Until
-then release when traffic is low. The HTTP trigger and the provision config in s.yaml must name the alias
-(`qualifier:`), else traffic and money stay on LATEST; `release` says so when they do not.
+then release when traffic is low. A release that no HTTP trigger would show to callers is refused: it would only cost.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,9 +35,9 @@ from typing import Any
 from infra.commands import options, smoke
 from infra.commands.scale import hibernating
 from infra.commands.screen import console, progress
-from infra.commands.wait_ready import POLL_S, TIMEOUT_S, target_of, wait_ready, waiting
+from infra.commands.wait_ready import POLL_S, TIMEOUT_S, wait_ready, waiting
 from infra.errors import CheckFailed, InfraError
-from infra.fc.client import LATEST, FunctionCompute
+from infra.fc.client import LATEST, LIVE, FunctionCompute
 
 Smoke = Callable[[str], None]  # smokes one qualifier, raises CheckFailed
 
@@ -46,7 +46,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.account(parser)
     waiting(parser)
     smoke.asking(parser)
-    parser.add_argument("--alias", default="live", help="the alias that takes the traffic (%(default)s)")
+    parser.add_argument(
+        "--alias",
+        default=os.environ.get("DEPLOY_QUALIFIER", LIVE),
+        help="the alias that takes the traffic (%(default)s)",
+    )
     parser.add_argument("--version", help="an existing version instead of publishing LATEST (a way back)")
     parser.add_argument("--description", default="", help="of the published version, e.g. the image tag")
 
@@ -55,21 +59,15 @@ def run(args: argparse.Namespace) -> None:
     fc, words, screen = options.connect(args), smoke.Words.chosen(args), console()
 
     def try_out(qualifier: str) -> None:
-        results = list(smoke.over_invoke(fc, args.function, qualifier, words))
-        url = smoke.trigger_url(fc, args.function, qualifier)
-        if url is not None:
-            results += smoke.over_http(smoke.Deployment(url, smoke.own_key()), words)
+        results = smoke.over_both(fc, args.function, qualifier, words)
         screen.print(smoke.table(results))
-        wrong = "; ".join(f"{result.name}: {result.detail}" for result in results if not result.ok)
-        if wrong:
-            raise CheckFailed(f"smoke test of {qualifier} failed: {wrong}")
+        smoke.judge_all(qualifier, results)
 
+    require_trigger(fc, args.function, args.alias)
     with progress() as shown:
         step = Release(fc, args.function, args.alias, try_out, shown.say, timeout_s=args.timeout, poll_s=args.poll)
         version = step.run(args.version, args.description)
         shown.done(f"{args.function}@{args.alias} is version {version}")
-    for warning in warnings(fc, args.function, args.alias):
-        print(f"warning: {warning}")
 
 
 @dataclass
@@ -165,17 +163,12 @@ class Release:
         )
 
 
-def warnings(fc: FunctionCompute, function: str, alias: str) -> list[str]:
-    """What keeps traffic or money off the released alias, one sentence each."""
-    found = []
+def require_trigger(fc: FunctionCompute, function: str, alias: str) -> None:
+    """Raises CheckFailed unless callers reach the alias."""
     http = [trigger for trigger in fc.triggers(function) if trigger.trigger_type == "http"]
-    if not any(trigger.qualifier == alias for trigger in http):
+    if alias == LATEST or not any(trigger.qualifier == alias for trigger in http):
         where = ", ".join(sorted({trigger.qualifier or LATEST for trigger in http})) or "nothing"
-        found.append(f"no HTTP trigger points to {alias} (they point to {where}): set its qualifier in s.yaml")
-    spare = target_of(fc.get_provision(function, LATEST))
-    if spare:
-        found.append(
-            f"LATEST keeps {spare} min instance(s) of its own, paid beside those of {alias}: "
-            "set provisionConfig.qualifier in s.yaml, or run `python -m infra scale 0 --qualifier LATEST`"
+        raise CheckFailed(
+            f"no HTTP trigger points to an alias {alias} (they point to {where}), so callers would not see a release: "
+            f"`make deploy` with DEPLOY_QUALIFIER={LIVE}, its default, makes the alias and moves the trigger"
         )
-    return found

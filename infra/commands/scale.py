@@ -6,20 +6,25 @@ first and written back as it stands, because PutProvisionConfig replaces the who
 LATEST or an alias; a version is refused before the call.
 
 A schedule is an FC scheduled action: from its time on it asks for its number, so a working day needs two (up in the
-morning, down in the evening). By the API's text the largest number of all rules in force counts, N included: keep
-N low and let schedules raise it; `status` shows what FC made of it.
+morning, down in the evening). While a schedule or a policy is in force, N does not count (FC docs 04/045): then N is
+refused. A deployment writes what DEPLOY_MIN_INSTANCES and DEPLOY_SCHEDULES say, so what they lack is printed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import re
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from infra.commands import options
 from infra.errors import InfraError, WrongUsage
-from infra.fc.client import FunctionCompute
+from infra.fc.client import LIVE, FunctionCompute
 from infra.fc.quotas import MAX_MIN_INSTANCES
 
 CRON = re.compile(r"cron\(\S+ \S+ \S+ \S+ \S+ \S+\)|at\(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\)")
@@ -53,6 +58,8 @@ def run(args: argparse.Namespace) -> None:
     fc = options.connect(args)
     for change in scale(fc, args.function, args.qualifier, count=args.count, add=add, remove=args.unschedule):
         print(change)
+    if undone := undone_by_deploy(fc.get_provision(args.function, args.qualifier), args.qualifier, os.environ):
+        print(undone)
 
 
 @dataclass(frozen=True)
@@ -123,10 +130,37 @@ def scale(
         actions = [action for action in actions if action.name != add.name]
         actions.append(scheduled_action(fc, add))
         changes.append(f"schedule {add.name!r}: {add.target} from {add.when} {add.time_zone}")
+    if count is not None and (rules := in_force([*actions, *((now and now.target_tracking_policies) or [])])):
+        raise InfraError(
+            f"{count} would not count while {', '.join(rules)} is in force: change it with --schedule, end it with "
+            "--unschedule, or raise a policy's minCapacity in s.yaml"
+        )
     if now is not None and (now.always_allocate_cpu or now.always_allocate_gpu):
         changes.append("hibernation switched on; FC replaces the standing instances, so expect none for a while")
     fc.put_provision(function, qualifier, hibernating(fc, now, default_target, actions))
     return changes
+
+
+def in_force(rules: Sequence[Any], now: datetime | None = None) -> list[str]:
+    """Names of the schedules and policies whose span has begun and not ended."""
+    moment = (now or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return [rule.name for rule in rules if (rule.start_time or "") <= moment < (rule.end_time or "9999")]
+
+
+def undone_by_deploy(config: Any | None, qualifier: str, env: Mapping[str, str]) -> str:
+    """What to export so that the next deployment keeps this config; empty where it would, or does not touch it."""
+    if config is None or qualifier != env.get("DEPLOY_QUALIFIER", LIVE):
+        return ""
+    count = int(config.default_target or 0)
+    schedules = [action.to_map() for action in config.scheduled_actions or []]
+    kept = (env.get("DEPLOY_MIN_INSTANCES", "1"), json.loads(env.get("DEPLOY_SCHEDULES") or "[]"))
+    if kept == (str(count), schedules):
+        return ""
+    text = shlex.quote(json.dumps(schedules, separators=(",", ":")))
+    return (
+        "the next deployment undoes this; to keep it, there (in CI: as variables of the environment):\n"
+        f"export DEPLOY_MIN_INSTANCES={count} DEPLOY_SCHEDULES={text}"
+    )
 
 
 def hibernating(fc: FunctionCompute, now: Any | None, count: int, actions: list[Any] | None = None) -> Any:

@@ -73,9 +73,21 @@ def run(args: argparse.Namespace) -> None:
         if url is not None:
             take(over_http(Deployment(url, own_key()), words, wait_s=args.wait))
     console().print(table(results))
-    wrong = [result.name for result in results if not result.ok]
-    if wrong:
-        raise CheckFailed(f"smoke test of {args.target} failed: {', '.join(wrong)}")
+    judge_all(args.target, results)
+
+
+def over_both(fc: FunctionCompute, function: str, qualifier: str, words: Words) -> list[Result]:
+    """InvokeFunction, and the trigger of the qualifier where it has an open one."""
+    results = list(over_invoke(fc, function, qualifier, words))
+    url = trigger_url(fc, function, qualifier)
+    return results if url is None else results + list(over_http(Deployment(url, own_key()), words))
+
+
+def judge_all(target: str, results: Sequence[Result]) -> None:
+    """Raises CheckFailed with every failed check and its reason."""
+    if wrong := [result for result in results if not result.ok]:
+        names = ", ".join(result.name for result in wrong)
+        raise CheckFailed(f"smoke test of {target} failed: {names}: {'; '.join(result.detail for result in wrong)}")
 
 
 def own_key() -> str:

@@ -208,7 +208,11 @@ def problem_list(snapshot: Snapshot) -> RenderableType:
 def price_line(snapshot: Snapshot, currency: str) -> str:
     size, hours = size_of(snapshot.function), instance_hours(snapshot.month, snapshot.now)
     least, most = price(size.cu(0, hours), currency), price(size.cu(hours, 0), currency)
+    kept = {one.name: count for one in snapshot.qualifiers if (count := target_of(one.provision))}
+    paid = ", ".join(f"{count} of {name}" for name, count in kept.items())
     return (
+        f"paid for by the hour, asleep or not: {escape(paid) or 'nothing'}"
+        f"{' (`scale 0`, or `destroy`, ends it)' if paid else ''}\n"
         f"this month so far: {hours:.1f} instance hours, between [bold]{least:.2f}[/] (all hibernated) "
         f"and [bold]{most:.2f} {currency}[/] (all active), requests, logs and traffic apart\n"
     )

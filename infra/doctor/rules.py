@@ -270,6 +270,18 @@ def triggers(props: Props) -> Iterator[Finding]:
                 f"lacks {', '.join(missing)}: FC would refuse them before the service (POST: every question; "
                 "GET: models and health; OPTIONS: browsers ask first)",
             )
+        called = get(trigger, "qualifier", "LATEST")
+        kept = get(props, "provisionConfig.qualifier", "LATEST")
+        if get(props, "provisionConfig") and called != kept:
+            yield error(
+                f"triggers[{place}].qualifier",
+                f"is not provisionConfig's ({kept}): callers would wait for a cold start beside a paid instance",
+            )
+        elif called == "LATEST":
+            yield warning(
+                f"triggers[{place}].qualifier",
+                "is LATEST: a deployment then changes what callers reach, untried; unset DEPLOY_QUALIFIER",
+            )
         if get(trigger, "triggerConfig.authType") == "function":
             yield error(
                 f"{path}.authType",

@@ -29,6 +29,7 @@ LONGEST_DELAY_S = 8.0  # 0.5+1+2+4+8: a throttled call gives up after about 15 s
 CONTROL_READ_TIMEOUT_S = 60  # as the fc3 component's own client (FC_CLIENT_READ_TIMEOUT)
 CONNECT_TIMEOUT_S = 10
 LATEST = "LATEST"
+LIVE = "live"  # the alias that callers reach; the default of s.yaml as well
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -144,6 +145,29 @@ class FunctionCompute:
 
     def delete_alias(self, name: str, alias: str) -> None:
         self._or_none("delete_alias", name, alias)
+
+    def versions(self, name: str) -> list[str]:
+        """Every published version, newest first."""
+        found: list[str] = []
+        token: str | None = None
+        while True:
+            request = self.models.ListFunctionVersionsRequest(limit=100, next_token=token)
+            body = self._call("list_function_versions", name, request).body
+            found += [version.version_id for version in body.versions or []]
+            token = body.next_token
+            if not token:
+                return found
+
+    # -- the end ------------------------------------------------------------------------------------------
+
+    def delete_version(self, name: str, version: str) -> None:
+        self._or_none("delete_function_version", name, version)
+
+    def delete_trigger(self, name: str, trigger: str) -> None:
+        self._or_none("delete_trigger", name, trigger)
+
+    def delete_function(self, name: str) -> None:
+        self._call("delete_function", name)
 
     # -- calling it ---------------------------------------------------------------------------------------
 

@@ -25,8 +25,9 @@ DEPLOYMENT: Mapping[str, str] = {
     "DEPLOY_REGION": "cn-hangzhou",
     "DEPLOY_FUNCTION": "chatbot-llm",
     "DEPLOY_ROLE": "",
-    "DEPLOY_QUALIFIER": "LATEST",
+    "DEPLOY_QUALIFIER": "live",
     "DEPLOY_MIN_INSTANCES": "1",
+    "DEPLOY_SCHEDULES": "[]",
     "CHATBOT_API_KEYS": "example-key-for-tests-only",
     "FC3_COMPONENT": "fc3@0.1.22",
     "PYTHON": "python3",
@@ -93,7 +94,7 @@ def fc(fake: FakeFC) -> FunctionCompute:
 @pytest.fixture
 def connected(fake: FakeFC, monkeypatch: pytest.MonkeyPatch) -> FakeFC:
     """The fake account is what every command of this process talks to, whatever the developer's own environment."""
-    for name in ("DEPLOY_FUNCTION", "DEPLOY_REGION", "DEPLOY_QUALIFIER", "CHATBOT_API_KEY"):
+    for name in (*DEPLOYMENT, "CHATBOT_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "120")
 

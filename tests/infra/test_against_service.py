@@ -86,4 +86,4 @@ def test_a_wrong_key_fails_the_trigger_but_not_the_sdk(
     assert main(["release", "--poll", "0.01"]) == 0
     monkeypatch.setenv("CHATBOT_API_KEY", "a-key-that-is-not-known")
     assert main(["smoke", NAME, "--qualifier", "live"]) == 1
-    assert "failed: chat, stream, generate\n" in capsys.readouterr().err
+    assert "failed: chat, stream, generate: " in capsys.readouterr().err

@@ -60,7 +60,7 @@ def test_a_dotenv_that_the_shell_has_read_too_is_fine(
 ) -> None:
     (tmp_path / ".env").write_text("DEPLOY_FUNCTION=chatbot-llm\nOTHER=1\n")
     monkeypatch.setenv("DEPLOY_FUNCTION", NAME)
-    assert main(["wait-ready", "--poll", "0.01"]) == 0
+    assert main(["wait-ready", "--qualifier", "LATEST", "--poll", "0.01"]) == 0
 
 
 def test_a_mistyped_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

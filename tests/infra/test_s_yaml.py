@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -11,6 +12,7 @@ from infra.doctor import roundtrip, service
 from infra.doctor.props import get
 from infra.doctor.rules import check
 from infra.fc import quotas
+from infra.fc.client import LIVE
 from infra.fc.template import S_YAML, TemplateError
 
 TEXT = S_YAML.read_text(encoding="utf-8")
@@ -84,7 +86,7 @@ def test_the_doctor_finds_nothing_in_the_shipped_template(props: dict[str, Any])
         ("DEPLOY_ROLE", "role", "acs:ram::1:role/r"),
         ("DEPLOY_LOG_PROJECT", "logConfig.project", "p"),
         ("DEPLOY_LOG_STORE", "logConfig.logstore", "l"),
-        ("DEPLOY_QUALIFIER", "provisionConfig.qualifier", "live"),
+        ("DEPLOY_QUALIFIER", "provisionConfig.qualifier", "blue"),
         ("CHATBOT_API_KEYS", "environmentVariables.CHATBOT_API_KEYS", "another-key-for-tests"),
     ],
 )
@@ -93,8 +95,8 @@ def test_a_variable_changes_its_value(render: Any, variable: str, path: str, val
 
 
 def test_the_url_leads_to_the_qualifier_that_keeps_the_instance(render: Any) -> None:
-    props = render(DEPLOY_QUALIFIER="live")
-    assert props["triggers"][0]["qualifier"] == props["provisionConfig"]["qualifier"] == "live"
+    props = render(DEPLOY_QUALIFIER=None)
+    assert props["triggers"][0]["qualifier"] == props["provisionConfig"]["qualifier"] == LIVE
 
 
 @pytest.mark.parametrize("variable", ["DEPLOY_IMAGE", "DEPLOY_LOG_PROJECT"])
@@ -112,6 +114,19 @@ def test_zero_instances_is_one_variable_away_and_a_number(render: Any) -> None:
     props = render(DEPLOY_MIN_INSTANCES="0")
     assert props["provisionConfig"]["defaultTarget"] == 0
     assert errors(props) == []
+
+
+def test_schedules_come_from_a_variable_and_are_a_list(render: Any, props: dict[str, Any]) -> None:
+    assert props["provisionConfig"]["scheduledActions"] == []
+    action = {
+        "name": "morning",
+        "scheduleExpression": "cron(0 30 8 * * MON-FRI)",
+        "target": 2,
+        "timeZone": "Asia/Shanghai",
+    }
+    action |= {"startTime": "2026-01-01T00:00:00Z", "endTime": "2036-01-01T00:00:00Z"}
+    changed = render(DEPLOY_SCHEDULES=json.dumps([action]))
+    assert changed["provisionConfig"]["scheduledActions"] == [action] and errors(changed) == []
 
 
 def test_the_templates_offered_are_found() -> None:

@@ -35,6 +35,9 @@ class State:
     services: dict[str, str] = field(default_factory=dict)
     # Every accepted request: (action, qualifier, body).
     log: list[tuple[str, str, bytes]] = field(default_factory=list)
+    query: dict[str, str] = field(default_factory=dict)
+    # DeleteFunction answers 204 and deletes nothing.
+    keeps_functions: bool = False
     headers: list[dict[str, str]] = field(default_factory=list)
     _polls: dict[tuple[str, str], int] = field(default_factory=dict)
 

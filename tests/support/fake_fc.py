@@ -136,6 +136,32 @@ class Control:
             raise Refusal(404, "ProvisionConfigNotFound", f"no provision config for '{qualifier}'")
         return 204, None
 
+    def ListFunctionVersions(self, name: str, _: str, qualifier: str, body: bytes) -> tuple[int, Any]:
+        """Two a page, so that a caller who reads one page only is noticed."""
+        newest = list(reversed(self.state.versions[name]))
+        at = int(self.state.query.get("nextToken") or 0)
+        more = str(at + 2) if at + 2 < len(newest) else None
+        return 200, models.ListVersionsOutput(versions=newest[at : at + 2], next_token=more)
+
+    def DeleteFunctionVersion(self, name: str, version: str, qualifier: str, body: bytes) -> tuple[int, Any]:
+        self.resolve(name, version)
+        if any(alias.version_id == version for (owner, _), alias in self.state.aliases.items() if owner == name):
+            raise Refusal(400, "VersionInUse", f"an alias points to version {version}")
+        self.state.versions[name] = [one for one in self.state.versions[name] if one.version_id != version]
+        return 204, None
+
+    def DeleteTrigger(self, name: str, trigger: str, qualifier: str, body: bytes) -> tuple[int, Any]:
+        self.state.triggers[name] = [one for one in self.state.triggers[name] if one.trigger_name != trigger]
+        return 204, None
+
+    def DeleteFunction(self, name: str, _: str, qualifier: str, body: bytes) -> tuple[int, Any]:
+        left = [key for key in (*self.state.aliases, *self.state.provisions) if key[0] == name]
+        if left or self.state.triggers[name] or self.state.versions[name]:
+            raise Refusal(400, "FunctionNotEmpty", f"'{name}' still has {left or 'triggers or versions'}")
+        if not self.state.keeps_functions:
+            del self.state.functions[name]
+        return 204, None
+
     def ListTriggers(self, name: str, _: str, qualifier: str, body: bytes) -> tuple[int, Any]:
         return 200, models.ListTriggersOutput(triggers=self.state.triggers[name])
 
@@ -158,7 +184,10 @@ class Control:
 
 ROUTES = {
     ("GET", ""): "GetFunction",
+    ("DELETE", ""): "DeleteFunction",
     ("POST", "versions"): "PublishFunctionVersion",
+    ("GET", "versions"): "ListFunctionVersions",
+    ("DELETE", "versions/"): "DeleteFunctionVersion",
     ("GET", "aliases"): "ListAliases",
     ("POST", "aliases"): "CreateAlias",
     ("GET", "aliases/"): "GetAlias",
@@ -168,6 +197,7 @@ ROUTES = {
     ("GET", "provision-config"): "GetProvisionConfig",
     ("DELETE", "provision-config"): "DeleteProvisionConfig",
     ("GET", "triggers"): "ListTriggers",
+    ("DELETE", "triggers/"): "DeleteTrigger",
     ("GET", "instances"): "ListInstances",
     ("POST", "invocations"): "InvokeFunction",
 }
@@ -182,7 +212,8 @@ def answer(state: State, method: str, target: str, headers: dict[str, str], body
     action = ROUTES.get((method, resource + slash))
     if action is None or headers.get("x-acs-action") != action:
         raise Refusal(404, "InvalidAction.NotFound", f"{method} {url.path} is no {headers['x-acs-action']}")
-    qualifier = dict(parse_qsl(url.query)).get("qualifier", "")
+    state.query = dict(parse_qsl(url.query))
+    qualifier = state.query.get("qualifier", "")
     state.log.append((action, qualifier, body))
     state.headers.append(headers)
     if state.faults[action]:

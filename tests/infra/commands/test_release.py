@@ -15,7 +15,7 @@ from alibabacloud_fc20230330 import models  # type: ignore[import-untyped]
 from fake_fc import FakeFC
 from infra import ROOT
 from infra.__main__ import main
-from infra.commands.release import Release, warnings
+from infra.commands.release import Release
 from infra.commands.smoke import over_invoke
 from infra.errors import CheckFailed, TimedOut
 from infra.fc.client import FunctionCompute
@@ -39,6 +39,7 @@ def bad() -> Iterator[ServiceDouble]:
 @pytest.fixture(autouse=True)
 def _answers(fake: FakeFC, good: ServiceDouble) -> None:
     fake.state.service = good.url
+    fake.state.triggers[NAME] = [models.Trigger(trigger_type="http", qualifier="live")]
 
 
 @pytest.fixture
@@ -207,26 +208,22 @@ def test_throttles_on_the_way_do_not_fail_a_release(release: Release, running: F
     assert release.run() == "2"
 
 
-def test_traffic_and_money_left_on_latest_are_pointed_out(release: Release, fake: FakeFC, fc: FunctionCompute) -> None:
-    fake.state.triggers[NAME] = [models.Trigger(trigger_type="http", qualifier="LATEST")]
-    fake.state.provisions[NAME, "LATEST"] = models.ProvisionConfig(default_target=1, target=1)
-    release.run()
-    traffic, money = warnings(fc, NAME, "live")
-    assert "no HTTP trigger points to live (they point to LATEST)" in traffic
-    assert "LATEST keeps 1 min instance" in money
-    fake.state.triggers[NAME][0].qualifier = "live"
-    del fake.state.provisions[NAME, "LATEST"]
-    assert warnings(fc, NAME, "live") == []
-
-
-def test_release_reports_the_version_and_what_is_left_on_latest(
-    connected: FakeFC, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("qualifier", ["LATEST", "other", None])
+def test_a_release_that_no_caller_would_reach_is_refused_before_it_costs(
+    connected: FakeFC, capsys: pytest.CaptureFixture[str], qualifier: str | None
 ) -> None:
+    connected.state.triggers[NAME] = [models.Trigger(trigger_type="http", qualifier=qualifier)] if qualifier else []
+    assert main(["release", "--poll", "0.01"]) == 1
+    assert f"they point to {qualifier or 'nothing'}" in capsys.readouterr().err
+    assert connected.state.writes() == []
+
+
+def test_release_reports_the_version(connected: FakeFC, capsys: pytest.CaptureFixture[str]) -> None:
     with ServiceDouble() as double:
         connected.state.service = double.url
         assert main(["release", "--poll", "0.01", "--description", "v1"]) == 0
     out = capsys.readouterr().out
-    assert f"{NAME}@live is version 1" in out and "warning: no HTTP trigger points to live" in out
+    assert f"{NAME}@live is version 1" in out
 
 
 def test_a_failed_clean_up_does_not_hide_why_there_was_one(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 import pytest
 from alibabacloud_fc20230330 import models  # type: ignore[import-untyped]
 
 from fake_fc import FakeFC
+from infra.__main__ import main
 from infra.commands.scale import Schedule, scale
 from infra.errors import InfraError
 from infra.fc.client import FunctionCompute
@@ -42,12 +44,11 @@ class TestScaling:
         assert now["defaultTarget"] == 3
         assert now["alwaysAllocateCPU"] is False and now["alwaysAllocateGPU"] is False
 
-    def test_policies_of_the_account_survive_a_new_count(self, fake: FakeFC, fc: FunctionCompute) -> None:
+    def test_policies_of_the_account_survive_a_new_schedule(self, fake: FakeFC, fc: FunctionCompute) -> None:
         fake.state.provisions[NAME, "LATEST"] = models.ProvisionConfig(
             default_target=1, target=1, target_tracking_policies=[POLICY], scheduled_actions=[]
         )
         scale(fc, NAME, "LATEST", add=MORNING)
-        scale(fc, NAME, "LATEST", count=2)
         now = written(fake)
         assert now["targetTrackingPolicies"] == [POLICY.to_map()]
         assert [action["name"] for action in now["scheduledActions"]] == ["morning"]
@@ -71,7 +72,8 @@ class TestScaling:
     def test_a_schedule_of_the_same_name_is_replaced_and_one_is_removed_by_name(
         self, fake: FakeFC, fc: FunctionCompute
     ) -> None:
-        scale(fc, NAME, "LATEST", count=1, add=MORNING)
+        scale(fc, NAME, "LATEST", count=1)
+        scale(fc, NAME, "LATEST", add=MORNING)
         later = Schedule("morning", "cron(0 0 9 * * *)", 4, MORNING.start, MORNING.end, "")
         scale(fc, NAME, "LATEST", add=later)
         assert [action["target"] for action in written(fake)["scheduledActions"]] == [4]
@@ -97,3 +99,54 @@ class TestScaling:
     def test_a_wrong_schedule_names_what_to_write(self, change: dict[str, Any], complaint: str) -> None:
         with pytest.raises(InfraError, match=complaint):
             Schedule(**{**vars(MORNING), **change})
+
+    @pytest.mark.parametrize("rule", ["schedule", "policy"])
+    def test_a_count_that_would_not_count_is_refused_and_nothing_is_written(
+        self, fake: FakeFC, fc: FunctionCompute, rule: str
+    ) -> None:
+        scale(fc, NAME, "LATEST", count=1)
+        if rule == "schedule":
+            scale(fc, NAME, "LATEST", add=MORNING)
+        else:
+            fake.state.provisions[NAME, "LATEST"].target_tracking_policies = [POLICY]
+        before = len(fake.state.log)
+        with pytest.raises(InfraError, match="3 would not count while (morning|by-concurrency) is in force"):
+            scale(fc, NAME, "LATEST", count=3)
+        assert "PutProvisionConfig" not in [action for action, _, _ in fake.state.log[before:]]
+
+    def test_a_count_is_written_once_the_schedule_goes_or_is_over(self, fake: FakeFC, fc: FunctionCompute) -> None:
+        scale(fc, NAME, "LATEST", add=MORNING)
+        scale(fc, NAME, "LATEST", count=3, remove="morning")
+        over = Schedule("old", MORNING.when, 1, "2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z", "")
+        scale(fc, NAME, "LATEST", add=over)
+        scale(fc, NAME, "LATEST", count=2)
+        assert written(fake)["defaultTarget"] == 2
+
+
+class TestWhatADeploymentKeeps:
+    def printed(self, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+        """The variables in the export line, as a shell reads them."""
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("export ")]
+        return dict(word.split("=", 1) for line in lines for word in shlex.split(line)[1:])
+
+    def test_what_is_printed_makes_s_yaml_write_the_same_config(
+        self, connected: FakeFC, capsys: pytest.CaptureFixture[str], render: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        connected.state.aliases[NAME, "live"] = models.Alias(alias_name="live", version_id="1")
+        assert main(["scale", "2"]) == 0
+        assert main(["scale", "--schedule", "morning", MORNING.when, "4"]) == 0
+        variables = self.printed(capsys)
+        assert variables["DEPLOY_MIN_INSTANCES"] == "2"
+        provision = render(**variables)["provisionConfig"]
+        assert {key: provision[key] for key in written(connected)} == written(connected)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        assert main(["scale", "--schedule", "morning", MORNING.when, "4"]) == 0
+        assert self.printed(capsys) == {}, "a deployment keeps it now"
+
+    def test_a_qualifier_that_no_deployment_touches_needs_nothing(
+        self, connected: FakeFC, fc: FunctionCompute, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        fc.point_alias(NAME, "other", fc.publish(NAME, ""))
+        assert main(["scale", "3", "--qualifier", "other"]) == 0
+        assert self.printed(capsys) == {}

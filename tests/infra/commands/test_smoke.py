@@ -217,7 +217,7 @@ def test_smoke_fails_with_the_names_of_the_failed_checks(capsys: pytest.CaptureF
     with ServiceDouble("wrong") as double:
         assert main(["smoke", double.url]) == 1
         assert main(["smoke", double.url, "--expect", "Lyon"]) == 0
-    assert "failed: chat, stream, generate" in capsys.readouterr().err
+    assert "failed: chat, stream, generate: " in capsys.readouterr().err
 
 
 def test_smoke_of_a_function_uses_its_trigger_and_the_sdk(
@@ -234,7 +234,7 @@ def test_smoke_of_a_function_uses_its_trigger_and_the_sdk(
                 http_trigger=models.HTTPTrigger(url_internet=double.url),
             )
         ]
-        assert main(["smoke", NAME]) == 0
+        assert main(["smoke", NAME, "--qualifier", "LATEST"]) == 0
         paths = [path for _, path, _ in double.seen]
     assert paths == ["/invoke", "/invoke", "/health", "/chat", "/chat", "/generate", "/chat"]
     assert "secret-key" not in capsys.readouterr().out

@@ -37,6 +37,7 @@ class TestStatus:
         state.instances[NAME, "live"] = [instance("c-6a1f-standing", datetime.now(UTC))]
         assert main(["status"]) == 0
         out = capsys.readouterr().out
+        assert "paid for by the hour, asleep or not: 1 of live" in out
         for shown in ("Active", "chatbot-llm:v1.2.0", "live", "7", "c-6a1f-standing", "no errors", "CNY"):
             assert shown in out
 

@@ -130,11 +130,12 @@ class TestWaiting:
 def test_wait_ready_prints_progress_line_by_line_into_a_log(
     connected: FakeFC, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    connected.state.aliases[NAME, "live"] = models.Alias(alias_name="live", version_id="1")
     connected.state.states_ahead = [("Pending", "InProgress", "")] * 3
     assert main(["wait-ready", "--poll", "0.01"]) == 0
     out = capsys.readouterr().out
     assert out.count("state Pending") == 1, "the same state is said once"
-    assert f"{NAME}@LATEST is ready" in out
+    assert f"{NAME}@LATEST is ready" in out and f"{NAME}@live is ready" in out
 
 
 def test_wait_ready_on_an_alias_also_waits_for_what_was_deployed(

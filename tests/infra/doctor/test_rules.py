@@ -52,7 +52,7 @@ def test_a_misspelt_key_is_named(props: Props, right: str, wrong: str) -> None:
 
 def test_a_misspelt_key_of_the_trigger_is_named(props: Props) -> None:
     props["triggers"][0]["triggerConfig"]["method"] = ["GET"]
-    props["triggers"][0]["qualifer"] = "LATEST"
+    props["triggers"][0]["qualifer"] = "live"
     assert {"triggers[0].triggerConfig.method", "triggers[0].qualifer"} <= set(found(props))
 
 
@@ -282,7 +282,6 @@ def test_nothing_at_all_is_many_findings_and_no_traceback() -> None:
     [
         ("provisionConfig.defaultTarget", -1),
         ("provisionConfig.defaultTarget", 10_001),
-        ("provisionConfig.qualifier", "7"),
         ("endpoint", "http://127.0.0.1:18099"),
         ("sessionAffinity", "MCP_SSE"),
         ("environmentVariables.CHATBOT_API_KEYS", "a-key-long-enough\nanother-key-long-enough"),
@@ -303,3 +302,15 @@ def test_a_trigger_that_turns_callers_away_is_found(props: Props, key: str, valu
 def test_an_image_without_a_repository_names_the_variable_to_set(props: Props, image: str) -> None:
     (finding,) = check(put(props, "customContainerConfig.image", image), {})
     assert finding.level == "error" and "export DEPLOY_REPOSITORY=" in finding.sentence
+
+
+def test_a_version_holds_no_instances(props: Props) -> None:
+    props["triggers"][0]["qualifier"] = props["provisionConfig"]["qualifier"] = "7"
+    assert found(props) == ["provisionConfig.qualifier"]
+
+
+def test_an_instance_beside_the_callers_is_an_error_and_latest_under_them_a_warning(props: Props) -> None:
+    props["provisionConfig"]["qualifier"] = "LATEST"
+    assert found(props) == ["triggers[0].qualifier"]
+    props["triggers"][0]["qualifier"] = "LATEST"
+    assert found(props) == [] and found(props, "warning") == ["triggers[0].qualifier"]

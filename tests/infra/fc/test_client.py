@@ -163,6 +163,8 @@ def test_the_default_chain_reads_an_sts_credential_from_the_environment(fake: Fa
     finished = run(
         fake,
         "wait-ready",
+        "--qualifier",
+        "LATEST",
         ALIBABA_CLOUD_ACCESS_KEY_ID=fake.state.access_key_id,
         ALIBABA_CLOUD_ACCESS_KEY_SECRET=fake.state.access_key_secret,
         ALIBABA_CLOUD_SECURITY_TOKEN="token-from-oidc",

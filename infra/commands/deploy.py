@@ -1,0 +1,82 @@
+"""deploy: s.yaml goes to LATEST, which nobody calls; what is called, the alias, is there before anything names it.
+
+The first time, in this order: the function alone, without trigger and instance; version 1 of it; the alias on that
+version; then all of s.yaml, whose trigger and min instance name the alias. Later: all of s.yaml, which changes LATEST
+and leaves the alias on its version, until `release` moves it. A min instance that LATEST still has from before is taken
+away: when it is quiet, one instance is paid for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+
+from infra.commands import options, smoke, wait_ready
+from infra.commands.screen import console, progress
+from infra.errors import CheckFailed, Refused
+from infra.fc import serverless_devs
+from infra.fc.client import LATEST, FunctionCompute
+
+ALL = ("deploy", "-y", "--skip-push")
+#: fc3 creates the whole function then, image included; of one that exists it would leave the image as it is.
+FUNCTION_ALONE = ("deploy", "--function", "config", "-y", "--skip-push")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    options.account(parser, qualifier=True)
+    wait_ready.waiting(parser)
+    smoke.asking(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    fc, name, alias = options.connect(args), args.function, args.qualifier
+    with progress() as shown:
+
+        def wait(qualifier: str) -> None:
+            wait_ready.wait_ready(fc, name, qualifier, timeout_s=args.timeout, poll_s=args.poll, say=shown.say)
+
+        deploy(fc, name, alias, wait, shown.say)
+        shown.done(f"{name} is deployed; {alias} is version {version_of(fc, name, alias)}")
+    results = smoke.over_both(fc, name, alias, smoke.Words.chosen(args))
+    console().print(smoke.table(results))
+    smoke.judge_all(f"{name}@{alias}", results)
+
+
+def version_of(fc: FunctionCompute, name: str, alias: str) -> str:
+    found = None if alias == LATEST else fc.get_alias(name, alias)
+    return found.version_id if found else LATEST
+
+
+def deploy(fc: FunctionCompute, name: str, alias: str, wait: Callable[[str], None], say: Callable[[str], None]) -> None:
+    """Raises CheckFailed when `s` fails."""
+    if alias != LATEST:
+        prepare(fc, name, alias, wait, say)
+    run_s(ALL)
+    if alias != LATEST:
+        fc.delete_provision(name, LATEST)
+    wait(LATEST)
+    wait(alias)
+
+
+def prepare(
+    fc: FunctionCompute, name: str, alias: str, wait: Callable[[str], None], say: Callable[[str], None]
+) -> None:
+    """The alias, on a version of what LATEST is now, so that traffic stays where it is."""
+    try:
+        fc.get_function(name)
+    except Refused as refused:
+        if refused.code != "FunctionNotFound":
+            raise
+        run_s(FUNCTION_ALONE)
+    if fc.get_alias(name, alias) is None:
+        wait(LATEST)
+        version = fc.publish(name, "what the alias began with")
+        fc.point_alias(name, alias, version)
+        say(f"alias {alias} made, on version {version}")
+
+
+def run_s(words: tuple[str, ...]) -> None:
+    status = serverless_devs.run(words, os.environ)
+    if status != 0:
+        raise CheckFailed(f"`s {' '.join(words)}` ended with {status}: what it says is above")
