@@ -1,4 +1,4 @@
-"""Every limit of a request, from the code that applies it, as a Markdown table (README)."""
+"""Every limit of a request, from the code that applies it, as a Markdown table (code/README.md)."""
 
 from chatbot_llm.engine import schema_check
 from chatbot_llm.routes import generate, structures, validation
