@@ -85,7 +85,7 @@ fuzz: $(VENV)/dev ## Throw EXAMPLES=50000 bad inputs at the service
 	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/fuzz tests/server/test_stream_order.py --timeout 7200 $(ARGS)
 
 .PHONY: figures
-figures: $(VENV)/dev ## Measure what README promises, and write its table anew (about 14 minutes, a quiet machine)
+figures: $(VENV)/dev ## Measure what is promised, and write the tables anew (about 14 minutes, a quiet machine)
 	FIGURES=tests/docs/figures.json $(BIN)/python -m pytest $(ARGS)
 	$(BIN)/python tests/docs/readme.py
 
@@ -99,7 +99,7 @@ bench: $(VENV)/bench ## Measure the service against its peers, 13 minutes, a qui
 	$(BIN)/python tests/docs/readme.py
 
 .PHONY: bench-report
-bench-report: $(VENV)/bench ## Write BENCHMARKS.md, and README's figures, from the last results
+bench-report: $(VENV)/bench ## Write BENCHMARKS.md, and code/README.md's figures, from the last results
 	PYTHONPATH=tests:code $(BIN)/python -m bench --report
 	$(BIN)/python tests/docs/readme.py
 
@@ -182,7 +182,7 @@ status: $(OPS)/ready ## Show instances, image, errors and the price so far
 # --- keeping ----------------------------------------------------------------------------------------------------
 
 .PHONY: readme
-readme: $(VENV)/dev ## Write the generated parts of README.md
+readme: $(VENV)/dev ## Write the generated parts of the README files
 	$(BIN)/python tests/docs/readme.py
 
 .PHONY: coverage

@@ -1,3 +1,3 @@
 """chatbot-llm: the generation half of a RAG chatbot, vLLM behind Flask on Function Compute."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

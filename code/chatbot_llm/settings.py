@@ -1,6 +1,6 @@
 """Every setting of the service, once: name, type, default and meaning.
 
-A setting is an environment variable `CHATBOT_<NAME>`; the README's table is generated from this file.
+A setting is an environment variable `CHATBOT_<NAME>`; the table in code/README.md is generated from this file.
 What belongs to the engine (context length, dtype, parsers ...) is a vLLM flag, not a setting.
 Nothing here reads a file or touches the network.
 """
@@ -127,7 +127,7 @@ def on_function_compute() -> bool:
 
 
 def table() -> str:
-    """Every setting, its default and its meaning, as a Markdown table (README and `--help`)."""
+    """Every setting, its default and its meaning, as a Markdown table (code/README.md and `--help`)."""
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
         default = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default

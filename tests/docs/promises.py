@@ -1,4 +1,4 @@
-"""README's table of promises: what is promised, what the tests measured of it, and which tests those are.
+"""The tables of promises in tests/README.md and README.md: what is promised, what was measured, by which tests.
 
 The figures are figures.json, which `make figures` writes and nobody types; `{name}` stands for one, see figures.py.
 """
@@ -66,7 +66,7 @@ PROMISES = (
         (f"{DISCONNECTS}a_client_that_leaves_frees_its_slot_at_once", f"{REAL}a_client_that_leaves_frees_vllm_too"),
     ),
     Promise(
-        "Half-open and slow clients hold neither a slot nor a thread",
+        "Half-open and slow clients hold no slot and harm nobody",
         "`/health` within {slow_health.most} beside {slow_held.most} that stall, six ways, and {idle_health.most} "
         "beside {idle_held}; who reads nothing is cut after {reads_nothing_cut}, allowed are {reads_nothing_limit}",
         (
@@ -81,8 +81,8 @@ PROMISES = (
         ("tests/fuzz",),
     ),
     Promise(
-        "A dead engine (killed, out of memory): `/health` says so within a second, everybody inside is told, the "
-        "process ends within 5 s with a status that is not 0, a new one serves on the same port",
+        "A dead engine (killed, out of memory): `/health` reports it within a second, everybody inside is answered, "
+        "the process ends within 5 s with a status that is not 0, a new one serves on the same port",
         "`/health` after {death_noticed}, the process has ended after {death_ended}; vLLM killed {vllm_death_noticed} "
         "and {vllm_death_ended}, vLLM out of memory {memory_noticed} and {memory_ended}",
         (
@@ -109,7 +109,7 @@ PROMISES = (
     Promise(
         "Going down: what runs is finished, at the limit cut short with notice, nothing new is begun, exit status 0",
         "`/pre-stop` answers {drained} after the last answer, the process ends in {drained_exit}; at the limit all are "
-        "told {drain_cut_late} after it",
+        "answered {drain_cut_late} after it",
         (
             f"{DRAIN}pre_stop_lets_everything_finish_and_refuses_the_rest",
             f"{DRAIN}at_the_limit_what_still_runs_is_cut_and_says_so",
@@ -135,7 +135,7 @@ PROMISES = (
     Promise(
         "A model that answers garbage does not become ready",
         HOLDS,
-        ("tests/unit/test_lifecycle.py::test_garbage_from_the_engine_keeps_it_from_being_ready",),
+        ("tests/routes/test_platform.py::test_garbage_from_the_engine_keeps_it_from_being_ready",),
     ),
     Promise(
         "No key, no answer; keys change without a gap",
@@ -156,7 +156,7 @@ PROMISES = (
     Promise(
         "A body that asks for too much is refused before the engine sees it",
         HOLDS,
-        (f"{SECURITY}limits.py::test_a_body_that_asks_for_too_much_is_refused",),
+        ("tests/routes/test_validation.py::test_a_body_that_asks_for_too_much_is_refused",),
     ),
     Promise(
         "Lifecycle routes are closed to the HTTP trigger",
@@ -164,10 +164,10 @@ PROMISES = (
         (f"{FC}nobody_reaches_the_lifecycle_through_the_trigger",),
     ),
     Promise(
-        "`/invoke` says what the route says",
+        "`/invoke` answers what the route answers",
         HOLDS,
         (
-            "tests/unit/test_events.py::test_an_event_answers_what_the_route_answers",
+            "tests/routes/test_invoke.py::test_an_event_answers_what_the_route_answers",
             f"{OPENAI}an_event_says_the_same_as_the_route",
         ),
     ),
@@ -219,14 +219,29 @@ def load() -> dict[str, Any]:
 
 
 def table() -> str:
-    """README's part."""
-    found = load()
-    figures = {name: Figure(tuple(one["values"]), one["unit"]) for name, one in found["figures"].items()}
+    """All promises, with the tests that prove them."""
+    figures = _figures()
     rows = ["| promise | measured | proven by |", "|---|---|---|"]
     for text, measured, tests in PROMISES:
         rows.append(f"| {text} | {measured.format(**figures)} | {', '.join(f'`{test}`' for test in tests)} |")
-    on = found["measured"]
+    return "\n".join([*rows, "", _machine()])
+
+
+def short_table() -> str:
+    """The promises that have figures."""
+    figures = _figures()
+    rows = [f"| {text} | {measured.format(**figures)} |" for text, measured, _ in PROMISES if measured != HOLDS]
+    return "\n".join(["| promise | measured |", "|---|---|", *rows, "", _machine()])
+
+
+def _figures() -> dict[str, Figure]:
+    return {name: Figure(tuple(one["values"]), one["unit"]) for name, one in load()["figures"].items()}
+
+
+def _machine() -> str:
+    on = load()["measured"]
     vllm = next(version for name, version in on["versions"].items() if name.startswith("vllm"))
-    rows += ["", f"Measured {on['when']} on {on['cores']} cores of {on['cpu']}, {on['memory_gib']:g} GiB, with Python "]
-    rows[-1] += f"{on['python']} and vLLM {vllm}. Where a test measures more than once, both ends are given."
-    return "\n".join(rows)
+    return (
+        f"Measured {on['when']} on {on['cores']} cores of {on['cpu']}, {on['memory_gib']:g} GiB, with Python "
+        f"{on['python']} and vLLM {vllm}. Where a test measures more than once, both ends are given."
+    )

@@ -1,4 +1,4 @@
-"""README.md as data: its blocks and how each is tried, and the parts that are generated from code and measurements.
+"""The README files as data: their blocks and how each is tried, and the parts generated from code and measurements.
 
     <!-- try: curl expect=Paris -->       before a block: how the tests run it, and words its output must hold
     <!-- generated: settings -->          up to <!-- /generated -->: written by `python tests/docs/readme.py`
@@ -18,7 +18,8 @@ from textwrap import dedent
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-README = ROOT / "README.md"
+#: README.md first: the curl of its first screen is what `make run` prints.
+DOCUMENTS = ("README.md", "code/README.md", "infra/README.md", "tests/README.md", "CONTRIBUTING.md")
 LOCAL = "http://localhost:8000"
 RESULTS = ROOT / "tests" / "bench" / "results" / "cpu.json"
 #: What happens in each phase of a start.
@@ -43,6 +44,7 @@ _GENERATED = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- /generated -->
 class Block:
     """A fenced block. `how` is its `try:` comment, as words; empty when it has none."""
 
+    document: str
     line: int
     language: str
     code: str
@@ -57,27 +59,33 @@ class Block:
         return [word.split("=", 1)[1] for word in self.how if word.startswith(f"{name}=")]
 
     def __str__(self) -> str:
-        return f"line-{self.line}-{self.kind}"
+        return f"{self.document}-line-{self.line}-{self.kind}"
 
 
-def text() -> str:
-    return README.read_text(encoding="utf-8")
+def text(document: str) -> str:
+    return (ROOT / document).read_text(encoding="utf-8")
 
 
 def blocks() -> list[Block]:
-    page = text()
+    """The fenced blocks of all documents."""
     found = []
-    for match in _BLOCK.finditer(page):
-        mark = _TRY.search(page[: match.start()])
-        how = tuple(shlex.split(mark[1].replace('"', '\\"'))) if mark else ()
-        line = page.count("\n", 0, match.start()) + 1
-        found.append(Block(line, match["language"], dedent(match["code"]), how))
+    for document in DOCUMENTS:
+        page = text(document)
+        for match in _BLOCK.finditer(page):
+            mark = _TRY.search(page[: match.start()])
+            how = tuple(shlex.split(mark[1].replace('"', '\\"'))) if mark else ()
+            line = page.count("\n", 0, match.start()) + 1
+            found.append(Block(document, line, match["language"], dedent(match["code"]), how))
     return found
 
 
-def generated() -> dict[str, str]:
-    """What stands in each generated part."""
-    return {match[2]: match[3].strip() for match in _GENERATED.finditer(text())}
+def generated() -> list[tuple[str, str, str]]:
+    """(document, name, what stands there) of every generated part."""
+    return [
+        (document, match[2], match[3].strip())
+        for document in DOCUMENTS
+        for match in _GENERATED.finditer(text(document))
+    ]
 
 
 def wanted(name: str) -> str:
@@ -86,13 +94,21 @@ def wanted(name: str) -> str:
         from chatbot_llm import settings
 
         return settings.table()
+    if name == "limits":
+        from chatbot_llm.routes import limits
+
+        return limits.table()
+    if name == "fields":
+        from chatbot_llm.routes import fields
+
+        return fields.table()
     if name == "start":
         return start_table(json.loads(RESULTS.read_text(encoding="utf-8")))
-    if name == "promises":
+    if name in ("promises", "reliability"):
         import promises
 
-        return promises.table()
-    return {"t4": t4_flags, "cost": cost_table}[name]()
+        return promises.table() if name == "promises" else promises.short_table()
+    return {"t4": t4_flags, "cost": cost_table, "connection": connection_table}[name]()
 
 
 def start_table(results: dict[str, Any]) -> str:
@@ -136,6 +152,47 @@ def t4_flags() -> str:
     return "\n".join(rows)
 
 
+def connection_table() -> str:
+    from chatbot_llm.server import connection, door
+
+    hours = _gunicorn_keepalive() // 3600
+    rows: list[tuple[str, str, str]] = [
+        ("path and query, bytes", f"{connection.MAX_URL:,}", "414"),
+        ("one header field, bytes", f"{connection.MAX_FIELD:,}", "431"),
+        ("header fields", f"{connection.MAX_FIELDS}", "431"),
+        ("all header fields, bytes", f"{connection.MAX_HEAD:,}", "431"),
+        ("chunks of one body", f"{connection.MAX_CHUNKS:,}", "413"),
+        ("all bodies that arrive at once", f"{door.BODIES} times `CHATBOT_MAX_BODY_BYTES`", "429"),
+        ("requests sent ahead on one connection", f"{connection.MAX_PIPELINED}", "it is read on when one is answered"),
+        (
+            "connections",
+            f"{connection.MAX_CONNECTIONS:,}; more where twice `CHATBOT_MAX_RUNNING` and "
+            "`CHATBOT_MAX_WAITING` is more; at most half of the files that the process may open",
+            "never-used ones are closed first, begun uploads last, those being answered never",
+        ),
+        (
+            "time until a request is wholly there, from its first byte, or from the connection's start",
+            "`CHATBOT_READ_TIMEOUT_S`",
+            "closed",
+        ),
+        ("time in which a reader takes nothing", "`CHATBOT_READ_TIMEOUT_S`", "closed"),
+        ("time for a client that goes on sending what was refused", f"{door.LINGER_S:g} s", "closed"),
+        (
+            "time for a client that has shut its sending side",
+            f"{connection.HALF_CLOSED_S:g} s",
+            "it gets what is answered at once, then counts as gone",
+        ),
+        ("time between two requests (keep-alive)", f"{hours} h", "closed"),
+    ]
+    return "\n".join(["| what | most | beyond it |", "|---|---|---|", *(f"| {a} | {b} | {c} |" for a, b, c in rows)])
+
+
+def _gunicorn_keepalive() -> int:
+    """Seconds, from gunicorn.conf.py, which only gunicorn can run."""
+    (found,) = re.findall(r"^keepalive = (\d+) \* 3600$", text("code/gunicorn.conf.py"), re.M)
+    return int(found) * 3600
+
+
 def cost_table() -> str:
     import yaml
 
@@ -162,8 +219,9 @@ def cost_table() -> str:
 
 
 def main() -> None:
-    page = _GENERATED.sub(lambda match: f"{match[1]}{wanted(match[2])}\n{match[4]}", text())
-    README.write_text(page, encoding="utf-8")
+    for document in DOCUMENTS:
+        page = _GENERATED.sub(lambda match: f"{match[1]}{wanted(match[2])}\n{match[4]}", text(document))
+        (ROOT / document).write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

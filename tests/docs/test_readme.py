@@ -1,4 +1,4 @@
-"""What README.md says is so: its tables, texts, links and names. Nothing here is run; see test_snippets.py."""
+"""What the README files say is so: tables, texts, links and names. Nothing here is run; see test_snippets.py."""
 
 import ast
 import importlib.util
@@ -14,25 +14,39 @@ import readme
 import yaml
 from prometheus_client import CollectorRegistry
 
+from chatbot_llm import __version__
 from chatbot_llm.app import create_app
 from chatbot_llm.engine import profiles
 from chatbot_llm.engine.base import Phase
 from chatbot_llm.engine.scripted import ScriptedEngine
 from chatbot_llm.observability.metrics import Metrics
+from chatbot_llm.routes import structures
 from chatbot_llm.routes import validation as limits
 from chatbot_llm.settings import Settings
 from infra.__main__ import parse
+from test_house import ROOMS
 
 ROOT = readme.ROOT
-TEXT = readme.text()
-PROSE = re.sub(r"^ *```.*?^ *```$", "", TEXT, flags=re.M | re.S)
+TEXTS = {document: readme.text(document) for document in readme.DOCUMENTS}
+TEXT = "\n".join(TEXTS.values())
+SERVICE, DEPLOYING = TEXTS["code/README.md"], TEXTS["infra/README.md"]
+PACKAGE = ROOT / "code" / "chatbot_llm"
 #: Where a message of this project may come from.
 SOURCES = ("Makefile", "code/chatbot_llm/**/*.py", "infra/**/*.py")
 
 
-@pytest.mark.parametrize("name", ["settings", "start", "cost", "t4", "promises"])
-def test_a_generated_part_is_what_the_code_says(name: str) -> None:
-    assert readme.generated()[name] == readme.wanted(name), "README.md is out of date: `make readme` writes it anew"
+@pytest.mark.parametrize(("document", "name", "part"), readme.generated(), ids=lambda value: value[:20])
+def test_a_generated_part_is_what_the_code_says(document: str, name: str, part: str) -> None:
+    assert part == readme.wanted(name), f"{document} is out of date: `make readme` writes it anew"
+
+
+def test_every_generated_part_is_shown_once() -> None:
+    names = "settings limits fields connection start t4 cost promises reliability"
+    assert sorted(name for _, name, _ in readme.generated()) == sorted(names.split())
+
+
+def test_the_first_page_stays_short() -> None:
+    assert TEXTS["README.md"].count("\n") <= 150
 
 
 def measured(peer: str, first_token_s: float, **phases_s: float) -> dict[str, object]:
@@ -73,7 +87,7 @@ def test_measuring_also_writes_the_readmes_figures(target: str) -> None:
 
 def test_every_block_says_how_it_is_tried() -> None:
     kinds = {"run", "make", "curl", "bash", "python", "node", "infra", "cloud", "gpu"}
-    silent = [f"line {block.line}" for block in readme.blocks() if block.kind not in kinds]
+    silent = [str(block) for block in readme.blocks() if block.kind not in kinds]
     assert not silent
 
 
@@ -83,17 +97,17 @@ def anchors(page: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("document", [*readme.DOCUMENTS, "CHANGELOG.md", "tests/bench/NOTES.md"])
 def test_every_link_leads_somewhere(document: str) -> None:
-    page = (ROOT / document).read_text(encoding="utf-8")
+    page, here = readme.text(document), (ROOT / document).parent
     broken = []
     for target in re.findall(r"\]\(([^)\s]+)\)", page):
         path, _, anchor = target.partition("#")
         if path.startswith(("http://", "https://")):
             continue
-        if path and not (ROOT / path).exists():
+        if path and not (here / path).exists():
             broken.append(target)
-        elif anchor and anchor not in anchors((ROOT / path).read_text(encoding="utf-8") if path else page):
+        elif anchor and anchor not in anchors((here / path).read_text(encoding="utf-8") if path else page):
             broken.append(target)
     assert not broken
 
@@ -102,10 +116,8 @@ def test_every_route_is_in_the_table_and_every_route_in_the_table_exists() -> No
     settings = Settings(engine="scripted")
     app = create_app(settings, ScriptedEngine(settings), Metrics(CollectorRegistry()))
     served = {rule.rule for rule in app.url_map.iter_rules() if "<" not in rule.rule}
-    table = TEXT.split("| route | what it does |")[1].split("\n\n")[0]
+    table = SERVICE.split("| route | what it does |")[1].split("\n\n")[0]
     assert set(re.findall(r"`(?:GET|POST) (/[\w/.-]*)`", table)) == served
-    app.extensions["chatbot_llm"].begin()  # whoever has made a service also ends it
-    app.extensions["chatbot_llm"].engine.stop()
 
 
 def test_every_make_target_named_exists() -> None:
@@ -165,10 +177,11 @@ def first_cells(table: str) -> list[str]:
 
 
 def troubles(name: str) -> list[str]:
-    section = TEXT.split("## Troubleshooting")[1].split("\n## ")[0]
-    own, *others = re.split(r"<!-- texts: (\w+) -->", section)
+    """The texts of one table of the chapters on trouble."""
+    sections = "".join(page.split("\n## Troubleshooting")[1].split("\n## ")[0] for page in (SERVICE, DEPLOYING))
+    own, *others = re.split(r"<!-- texts: (\w+) -->", sections)
     tables = {"own": own, **dict(zip(others[::2], others[1::2], strict=True))}
-    return first_cells(tables[name].split("\n\nVLLM")[0])
+    return first_cells(tables[name])
 
 
 @pytest.mark.parametrize("text", [*troubles("own"), *troubles("infra")])
@@ -189,7 +202,7 @@ def test_an_error_text_of_vllm_is_one_vllm_says(text: str) -> None:
 
 
 def test_the_numbers_in_the_limits_are_the_ones_in_the_code() -> None:
-    section = " ".join(TEXT.split("## Limits")[1].split("\n## ")[0].split())
+    section = " ".join(SERVICE.split("\n## Limits")[1].split("\n## ")[0].split())
     fields = {name: field.default for name, field in Settings.model_fields.items()}
     window = {name: profiles.FLAGS[name]["--max-model-len"] for name in ("t4", "cpu")}
     for words in (
@@ -197,20 +210,19 @@ def test_the_numbers_in_the_limits_are_the_ones_in_the_code() -> None:
         f"{window['t4']} tokens** on the T4 ({window['cpu']} here)",
         f"`max_tokens` at most {fields['max_tokens_cap']}",
         f"Bodies up to {fields['max_body_bytes'] >> 20} MB",
-        f"{limits.MAX_ITEMS['tools']} tools, schemas of {limits.MAX_SCHEMA:,} characters",
-        f"patterns of {limits.MAX_PATTERN:,}",
+        f"{limits.MAX_ITEMS['tools']} tools, schemas of {structures.MAX_SCHEMA:,} characters",
     ):
         assert words in section, words
 
 
 def test_the_phases_of_a_start_are_named_in_order() -> None:
     names = [phase.value.replace("_", " ").replace("kv", "KV").replace("warm up", "warm-up") for phase in Phase]
-    sentence = " ".join(TEXT.split("A start has phases: ")[1].split(".")[0].split())
+    sentence = " ".join(SERVICE.split("A start has phases: ")[1].split(".")[0].split())
     assert [name for name in sentence.split(", ")] == names
 
 
 def test_the_memory_arithmetic_adds_up() -> None:
-    page = " ".join(TEXT.split())
+    page = " ".join(SERVICE.split())
     per_token = 2 * 28 * 4 * 128 * 2  # keys and values, layers, KV heads, head size, float16
     assert f"2 × 28 layers × 4 heads × 128 × 2 bytes = {per_token:,} bytes" in page
     flags = profiles.FLAGS["t4"]
@@ -219,6 +231,34 @@ def test_the_memory_arithmetic_adds_up() -> None:
     assert f"{at_once['instanceConcurrency']} conversations of {flags['--max-model-len']} need {tokens:,}" in page
     assert tokens * per_token < 6.8 * 2**30, "as many conversations as are let in fit the KV cache"
     assert 126_000 < 6.8 * 2**30 / per_token < 128_000
+
+
+def test_every_file_of_the_service_has_its_place_in_the_life_of_a_request_or_the_house() -> None:
+    chapters = SERVICE.split("\n## The life of a request")[1]
+    files = [path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if path.stat().st_size]
+    named = [file.removesuffix(".py").rpartition("/")[2] for file in files]
+    silent = [name for name in named if not re.search(rf"\b{name}\b", chapters)]
+    assert not silent, "a stranger would not know what step a line in there belongs to"
+
+
+@pytest.mark.parametrize("document", ["code/README.md", "tests/README.md", "infra/README.md", "CONTRIBUTING.md"])
+def test_every_file_named_exists(document: str) -> None:
+    roots = [(ROOT / document).parent, ROOT, PACKAGE, ROOT / "code"]
+    named = re.findall(r"`(\w[\w./-]*\.(?:py|yaml|yml|json|toml|md|in|html))`", TEXTS[document])
+    assert named
+    assert [name for name in named if not any((root / name).exists() for root in roots)] == []
+
+
+def test_the_house_has_its_rooms_in_their_order() -> None:
+    rows = SERVICE.split("\n## The house")[1].split("|---|---|---|")[1].split("\n\n")[0]
+    assert re.findall(r"^\| `([\w.]+)` \|", rows, re.M) == ROOMS
+
+
+def test_the_release_is_in_the_changelog() -> None:
+    page = readme.text("CHANGELOG.md")
+    headings = re.findall(r"^## \[(.+?)\](?: - (\d{4}-\d\d-\d\d))?$", page, re.M)
+    assert headings[0] == ("Unreleased", "")
+    assert headings[1][0] == __version__ and headings[1][1]
 
 
 @pytest.mark.parametrize("promise", promises.PROMISES, ids=lambda promise: promise.text[:30])

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from chatbot_llm.engine import profiles
+from chatbot_llm.engine import enforced, profiles, schema_helper
 from chatbot_llm.engine import startup_phases as phases
-from chatbot_llm.engine.vllm_engine import engine_modules
+from chatbot_llm.engine.vllm_engine import _free, engine_modules
+from chatbot_llm.routes import fields, validation
 
 # What vLLM, torch and transformers warn of while being imported is theirs.
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
@@ -102,6 +103,99 @@ def test_renamed_flags_are_really_gone_and_their_successors_are_there() -> None:
     for old, (new, _value) in profiles.RENAMED.items():
         assert old not in known, f"{old} is a flag again: take it out of RENAMED"
         assert not new or new.split(".")[0] in known, f"{new} is gone"
+
+
+def models_of(kind: str) -> set[str]:
+    from openai.types import completion_create_params as completion
+    from openai.types.chat import completion_create_params as chat
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+    from vllm.entrypoints.serve.tokenize import protocol as tokenize
+
+    theirs = {
+        "chat": [ChatCompletionRequest.model_fields, chat.CompletionCreateParamsStreaming.__annotations__],
+        "completion": [CompletionRequest.model_fields, completion.CompletionCreateParamsStreaming.__annotations__],
+        "tokenize": [tokenize.TokenizeChatRequest.model_fields, tokenize.TokenizeCompletionRequest.model_fields],
+        "detokenize": [tokenize.DetokenizeRequest.model_fields],
+    }
+    return {name for known in theirs[kind] for name in known}
+
+
+@pytest.mark.parametrize("kind", fields.PROTOCOLS)
+def test_every_field_of_the_protocols_has_its_place_in_our_tables(kind: str) -> None:
+    assert models_of(kind) - set(fields.PROTOCOLS[kind]) == set(), "decide: obeyed, harmless or refused"
+
+
+@pytest.mark.parametrize("kind", fields.PROTOCOLS)
+def test_no_field_is_called_obeyed_that_vllm_does_not_know(kind: str) -> None:
+    obeyed = {name for name, field in fields.PROTOCOLS[kind].items() if field.use == "obeyed"}
+    assert obeyed - models_of(kind) == set()
+
+
+def test_the_fields_inside_are_vllms() -> None:
+    from vllm.entrypoints.generate.base import protocol
+    from vllm.sampling_params import StructuredOutputsParams
+
+    inside = {name: set(known) for name, known in fields.INSIDE.items()}
+    theirs = {name for name in StructuredOutputsParams.__dataclass_fields__ if not name.startswith("_")}
+    assert inside["structured_outputs"] == theirs
+    assert inside["stream_options"] == {*protocol.StreamOptions.model_fields, "include_obfuscation"}
+    schema = {field.alias or name for name, field in protocol.JsonSchemaResponseFormat.model_fields.items()}
+    assert inside["response_format.json_schema"] == schema
+
+
+def test_limits_of_lists_are_vllms() -> None:
+    from vllm import envs
+
+    assert validation.MAX_ITEMS["stop"] == envs.VLLM_MAX_STOP_STRINGS
+    assert validation.MAX_ITEMS["bad_words"] == envs.VLLM_MAX_NUM_BAD_WORDS
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"a": {"type": "string", "format": "uuid", "pattern": "a"}}},
+        {"type": "integer", "multipleOf": 2},
+        {"items": [{"type": ["array", "null"], "uniqueItems": True}]},
+        {"type": "string", "format": "email", "maxLength": 5},
+        {"type": "string", "format": "iri"},
+        {"type": "object", "patternProperties": {"a": {}, "b": {}}},
+        {"type": "object", "patternProperties": {"a": {}}},
+        {"allOf": [{"type": "string"}, {"enum": ["a"]}]},
+        {"allOf": [{"type": "string"}]},
+    ],
+)
+def test_what_the_library_cannot_enforce_is_what_vllm_says(schema: dict[str, object]) -> None:
+    from vllm.v1.structured_output import backend_xgrammar
+
+    assert bool(enforced.unsupported(schema)) == backend_xgrammar.has_xgrammar_unsupported_json_features(schema)
+    assert enforced.FORMATS == backend_xgrammar.STRING_SUPPORTED_FORMATS
+
+
+def test_a_freed_tool_keeps_its_prompt_and_loses_its_grammar() -> None:
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionToolsParam
+    from vllm.tool_parsers.structural_tag_registry import get_model_structural_tag
+    from vllm.tool_parsers.tool_strict_level import ToolStrictLevel
+
+    given = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"const": "enforced"}}}
+    tool = ChatCompletionToolsParam.model_validate(given)
+    prompt = tool.model_dump()
+
+    def grammar() -> str:
+        level = ToolStrictLevel.PARAMETER
+        tag = get_model_structural_tag("hermes", [tool], "auto", reasoning=False, strict_level=level)
+        return str(tag.model_dump_json())
+
+    assert "enforced" in grammar()
+    tool.function = _free(tool.function)
+    assert "enforced" not in grammar() and tool.model_dump() == prompt
+
+
+def test_a_choice_is_written_as_vllm_writes_it() -> None:
+    from vllm.v1.structured_output.utils import choice_as_grammar
+
+    choices = ["yes", 'say "no"', "a\\b"]
+    assert schema_helper.alternatives(choices) == choice_as_grammar(choices)
 
 
 def test_the_milestones_of_a_start_are_still_logged() -> None:

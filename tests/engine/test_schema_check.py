@@ -94,7 +94,7 @@ def test_honest_schemas_are_enforced() -> None:
     [
         ({"$ref": "#"}, "nothing can satisfy it"),
         ({"properties": {"a": {"enum": []}}, "required": ["a"], "type": "object"}, "empty"),
-        ({"type": "string", "minLength": 5, "maxLength": 2}, "repetition range"),
+        ({"type": "string", "minLength": 5, "maxLength": 2}, "minLength 5"),
         ({"type": "string", "pattern": "("}, "enforced"),
         ({"type": "number", "multipleOf": 0.1}, "multipleOf"),
         ({"type": "array", "items": {"type": "array", "uniqueItems": True}}, "uniqueItems"),
@@ -170,7 +170,9 @@ def test_a_trial_ends_with_its_request_and_the_next_one_begins() -> None:
             await asyncio.sleep(0.3)
         begun = time.monotonic()
         await check.admit(wanted(optional(4)))
-        return len(helper.children()), time.monotonic() - begun
+        took = time.monotonic() - begun
+        await asyncio.sleep(0.3)
+        return len(helper.children()), took
 
     left, took = run(leave, limit_s=30)[0]
     assert left == 0 and took < 1

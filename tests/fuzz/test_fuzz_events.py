@@ -1,6 +1,7 @@
 """Random events for /invoke, and random bodies for every other route that takes one."""
 
 import base64
+import codecs
 import json
 from typing import Any
 
@@ -18,6 +19,8 @@ session.trust_env = False
 FIELDS = (
     "messages prompt model max_tokens max_completion_tokens n stream stream_options stop tools tool_choice seed "
     "response_format structured_outputs temperature logprobs echo chat_template_kwargs tokens user logit_bias "
+    "functions function_call documents store metadata guided_json schema json_schema name strict parameters enum $ref "
+    "pattern minLength maxProperties choice grammar include_usage allowed_token_ids image_url tool_calls arguments "
     "path rawPath method httpMethod headers body isBase64Encoded requestContext role content type text json regex"
 ).split()
 PATHS = ("/chat", "/generate", "/v1/completions", "/tokenize", "/detokenize", "/v1/models", "/health", "/invoke", "/x")
@@ -47,7 +50,8 @@ requests_ = st.fixed_dictionaries(
 
 
 def sent(value: Any) -> bytes:
-    return json.dumps(value).encode("utf-8", "surrogatepass")
+    raw = json.dumps(value).encode("utf-8", "surrogatepass")
+    return codecs.BOM_UTF8 + raw if len(raw) % 7 == 0 else raw
 
 
 @examples(0.15)

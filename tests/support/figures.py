@@ -1,4 +1,4 @@
-"""Figures: what tests measure on their way, for README's table of promises.
+"""Figures: what tests measure on their way, for the tables of promises in README.md and tests/README.md.
 
 A test says `figure("drain", seconds, "s")`, as often as it measures. That does nothing, unless FIGURES names a file:
 then only the tests that measure run, in their long forms, and when all have passed the file holds what they said.

@@ -1,7 +1,7 @@
 """Default vLLM flags and environment for each kind of machine, each with its reason; whatever the user passes wins.
 
 Also what became of flags that vLLM has renamed: they still do what the user meant, with a warning.
-The numbers for the T4 (16 GB, sm_75) are argued in README, "Memory and flags on a T4".
+The numbers for the T4 (16 GB, sm_75) are argued in code/README.md, "Memory and flags on a T4".
 """
 
 import importlib.util

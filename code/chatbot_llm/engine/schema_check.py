@@ -21,14 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from chatbot_llm.engine.enforced import demanded, hinted, patterns, unsupported
-from chatbot_llm.engine.schema_helper import THREADS
+from chatbot_llm.engine.schema_helper import CORES
 from chatbot_llm.errors import BadRequest, Unavailable
 from chatbot_llm.observability.redaction import withhold
 
 log = logging.getLogger(__name__)
 
-#: CPU seconds of the quick lane: most schemas need a hundredth.
-QUICK_CPU_S = 0.25
+#: CPU seconds of the quick lane: most schemas need a tenth of it.
+QUICK_CPU_S = 0.15
+#: Priority of slow trials: below the engine's (0), and still a tenth of a busy core.
+SLOW_NICE = 10
 #: Trials at once: quick ones, and slow ones.
 QUICK, SLOW = 2, 1
 #: Most that turning a schema into a grammar may take, CPU seconds: that happens between two tokens of everyone else.
@@ -36,7 +38,7 @@ CONVERT_S = 0.25
 #: What a token may cost on average and at worst, CPU seconds; each such request adds that to every step of the engine.
 STEP_S, WORST_S = 0.01, 0.1
 #: How much longer than its CPU time a trial may take on a busy machine.
-PATIENCE = 10
+PATIENCE = 6
 #: Verdicts remembered.
 REMEMBERED = 512
 #: Longest part of a pattern that an error quotes, characters, and most patterns that are looked at for it.
@@ -59,7 +61,7 @@ class SchemaCheck:
     def __init__(self, folder: str, limit_s: float) -> None:
         self._folder = folder
         self._limit_s = limit_s
-        self._cpu_s = limit_s * THREADS
+        self._cpu_s = limit_s * CORES
         self._known: OrderedDict[bytes, Verdict] = OrderedDict()
         self._lanes = {QUICK_CPU_S: asyncio.Semaphore(QUICK), self._cpu_s: asyncio.Semaphore(SLOW)}
         self._starting = asyncio.Lock()
@@ -152,9 +154,10 @@ class SchemaCheck:
             process = await self._helper()
             self._number += 1
             number = self._number
+            nice = SLOW_NICE if cpu_s == self._cpu_s else 0
             future = self._waiting[number] = asyncio.get_running_loop().create_future()
             try:
-                self._say(process, {"id": number, "kind": kind, "text": text, "cpu_s": cpu_s})
+                self._say(process, {"id": number, "kind": kind, "text": text, "cpu_s": cpu_s, "nice": nice})
                 return await asyncio.wait_for(future, cpu_s * PATIENCE)
             except TimeoutError:
                 return {"ended": 0}

@@ -19,16 +19,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-#: Below the engine's priority (0), and still a quarter of a busy core.
-NICE = 5
 #: Memory a trial may take beyond what the helper itself has, bytes.
 MEMORY = 1 << 30
 #: How a result is tried: so many walks of so many tokens.
 WALKS, STEPS = 4, 64
 #: Longest message, characters: a line on a pipe stays whole up to 4 KB.
 MAX_MESSAGE = 600
-#: Threads vLLM's backend compiles with.
-THREADS = min(8, len(os.sched_getaffinity(0)))
+#: Cores that vLLM's backend compiles on: it starts eight threads.
+CORES = min(8, len(os.sched_getaffinity(0)))
+#: Threads of a trial: half the cores stay free of it.
+THREADS = max(1, CORES // 2)
 
 
 class Library:
@@ -73,7 +73,8 @@ class Library:
 
         random = numpy.random.default_rng(0)
         mask = self._xgrammar.allocate_token_bitmask(1, self._info.vocab_size)
-        closing = numpy.array(self._tokenizer.convert_tokens_to_ids(['"', ",", "}", "]", ":", '":', '",']))
+        named = [self._tokenizer.convert_tokens_to_ids(text) for text in ('"', ",", "}", "]", ":", '":', '",')]
+        closing = numpy.array([token for token in named if token is not None], dtype=int)
         spent: list[float] = []
         for walk in range(WALKS):
             matcher = self._xgrammar.GrammarMatcher(compiled)
@@ -86,7 +87,7 @@ class Library:
                 if not len(allowed):
                     raise ValueError("nothing can satisfy it")
                 # Every other walk leaves strings and lists where it can, and so sees more of the grammar.
-                leave = numpy.intersect1d(allowed, closing) if walk % 2 else allowed
+                leave = closing[bits[closing] == 1] if walk % 2 else allowed
                 token = int(random.choice(leave if len(leave) else allowed))
                 chosen = time.thread_time()
                 matcher.accept_token(token)
@@ -133,6 +134,7 @@ def begin(library: Library, command: dict[str, Any]) -> int:
         die_with_parent()
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
+        os.nice(command["nice"])
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_PROF, command["cpu_s"])
         answer = trial(library, command)
@@ -179,7 +181,6 @@ def serve(library: Library) -> None:
 
 def main() -> None:
     die_with_parent()
-    os.nice(NICE)
     library = Library(sys.argv[1])
     gc.collect()
     gc.freeze()  # children share what is not written to

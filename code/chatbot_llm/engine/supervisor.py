@@ -107,7 +107,7 @@ class SupervisedEngine(Engine):
         if problem := looks_degenerate(text):
             raise RuntimeError(
                 f"{problem}: on a T4 set VLLM_MARLIN_INPUT_DTYPE=int8, or pass --linear-backend exllama "
-                "(README, Troubleshooting)"
+                "(code/README.md, Troubleshooting)"
             )
 
     async def _watch(self) -> str:

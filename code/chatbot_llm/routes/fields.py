@@ -164,7 +164,7 @@ def check(body: Mapping[str, Any], table: Mapping[str, Field], place: str = "") 
 
 
 def table() -> str:
-    """What becomes of every field, as a Markdown table (README)."""
+    """What becomes of every field, as a Markdown table (code/README.md)."""
     rows = ["| field | | why, or what to do instead |", "|---|---|---|"]
     merged = {**DETOKENIZE, **TOKENIZE, **COMPLETION, **CHAT}
     for use in ("harmless", "refused"):

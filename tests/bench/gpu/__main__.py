@@ -18,7 +18,7 @@ from bench.gpu import bandwidth, checkpoint
 from bench.gpu.roofline import Shapes, most_tokens_per_s
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-#: The T4's own kernels, so that another card is judged by the same code (reference: README, GPU kit).
+#: The T4's own kernels, so that another card is judged by the same code (README.md beside this file).
 T4_KERNELS = ("--linear-backend", "marlin", "--attention-backend", "TRITON_ATTN")
 FLAGS = ("--quantization", "gptq", "--dtype", "float16", "--max-model-len", "8192", "--max-num-seqs", "16")
 LEVELS = (1, 4, 10)

@@ -5,7 +5,7 @@ its parent has. `Context` is `spawn` too, but the interpreter of its first proce
 the modules it was told; what to run reaches it through the pipe that spawn uses. Nothing is forked, so threads, sockets
 and a CUDA context of the parent do no harm. A later process, or one that must inherit descriptors, is an ordinary one.
 
-Bound to CPython's `multiprocessing.popen_spawn_posix`; `tests/unit/test_early.py` holds it against the real one.
+Bound to CPython's `multiprocessing.popen_spawn_posix`; `tests/engine/test_early.py` holds it against the real one.
 """
 
 import contextlib
