@@ -162,7 +162,9 @@ def environment_variables(props: Props) -> Iterator[Finding]:
         if not isinstance(value, str):
             yield error(path, "must be text: put its value in quotes")
         if name.startswith(service.PREFIX) and name not in service.settings():
-            yield error(path, "is not a setting of the service, which refuses to start with it; code/README.md lists them")
+            yield error(
+                path, "is not a setting of the service, which refuses to start with it; code/README.md lists them"
+            )
     keys = [key.strip() for key in str(variables.get("CHATBOT_API_KEYS", "")).split(",") if key.strip()]
     anonymous = any(get(trigger, "triggerConfig.authType") == "anonymous" for trigger in get(props, "triggers", []))
     if anonymous and not keys:
