@@ -29,14 +29,16 @@ log = logging.getLogger(__name__)
 
 #: CPU seconds of the quick lane: most schemas need a tenth of it.
 QUICK_CPU_S = 0.15
-#: Trials at once. Quick ones share the cores, so that the shortest is done first; slow ones wait for each other.
-QUICK, SLOW = 16, 1
+#: Priority of slow trials: below the engine's (0), and still a tenth of a busy core.
+SLOW_NICE = 10
+#: Trials at once: quick ones, and slow ones.
+QUICK, SLOW = 2, 1
 #: Most that turning a schema into a grammar may take, CPU seconds: that happens between two tokens of everyone else.
 CONVERT_S = 0.25
 #: What a token may cost on average and at worst, CPU seconds; each such request adds that to every step of the engine.
 STEP_S, WORST_S = 0.01, 0.1
 #: How much longer than its CPU time a trial may take on a busy machine.
-PATIENCE = 10
+PATIENCE = 6
 #: Verdicts remembered.
 REMEMBERED = 512
 #: Longest part of a pattern that an error quotes, characters, and most patterns that are looked at for it.
@@ -51,7 +53,6 @@ class Verdict:
 
     problem: str = ""
     cpu_s: float = 0.0
-    busy: bool = False
 
 
 class SchemaCheck:
@@ -81,8 +82,6 @@ class SchemaCheck:
                 raise BadRequest(f"{place}: {keyword} cannot be enforced here; leave it out", param=place)
             verdict = await self.verdict(kind, text)
             budget -= verdict.cpu_s
-            if verdict.busy:
-                raise Unavailable(f"{place}: {verdict.problem} now; try again later", code="busy", retry_after=10)
             if verdict.problem or budget < 0:
                 problem = (
                     verdict.problem or f"the schemas of this request take more than {self._limit_s:g} s to compile"
@@ -110,8 +109,6 @@ class SchemaCheck:
             if "ended" in result and cpu_s != self._cpu_s:
                 continue
             verdict = self._judge(result)
-            if verdict.busy:  # says something of the machine, not of the schema
-                return verdict
             self._known[key] = verdict
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
@@ -128,8 +125,6 @@ class SchemaCheck:
             await self._reader
 
     def _judge(self, result: dict[str, Any]) -> Verdict:
-        if "busy" in result:
-            return Verdict("this machine is too busy to try it", busy=True)
         if "ended" in result:
             return Verdict(f"it takes more than {self._limit_s:g} s to compile{_ADVICE}")
         if error := result.get("error"):
@@ -159,14 +154,13 @@ class SchemaCheck:
             process = await self._helper()
             self._number += 1
             number = self._number
+            nice = SLOW_NICE if cpu_s == self._cpu_s else 0
             future = self._waiting[number] = asyncio.get_running_loop().create_future()
             try:
-                self._say(
-                    process, {"id": number, "kind": kind, "text": text, "cpu_s": cpu_s, "slow": cpu_s == self._cpu_s}
-                )
+                self._say(process, {"id": number, "kind": kind, "text": text, "cpu_s": cpu_s, "nice": nice})
                 return await asyncio.wait_for(future, cpu_s * PATIENCE)
             except TimeoutError:
-                return {"busy": True}
+                return {"ended": 0}
             except ConnectionError:
                 continue  # the helper is gone: once more, with a new one
             finally:

@@ -134,9 +134,7 @@ def begin(library: Library, command: dict[str, Any]) -> int:
         die_with_parent()
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
-        if command["slow"]:
-            # A nice process keeps its turn when the engine's threads wake at a barrier; an idle one gives way at once.
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        os.nice(command["nice"])
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_PROF, command["cpu_s"])
         answer = trial(library, command)
