@@ -26,6 +26,7 @@ from chatbot_llm.settings import Settings
 
 NAME = "scripted"
 CONTEXT_TOKENS = 8192
+TOKENS = ("<|im_start|>", "<|im_end|>")
 _TEXT = "The capital of France is Paris. This answer was written in a script and not by a model."
 
 
@@ -59,7 +60,7 @@ class ScriptedEngine(SupervisedEngine):
 
     def prepare(self, request: EngineRequest) -> None:
         body = request.body
-        if request.kind == "chat":
+        if request.kind == "chat" or "messages" in body:
             messages = body.get("messages")
             if not isinstance(messages, list) or not messages:
                 raise BadRequest("messages: must be a list with at least one message", param="messages")
@@ -156,6 +157,9 @@ class ScriptedEngine(SupervisedEngine):
     async def cut_short(self, request: EngineRequest) -> None:
         if event := self._cuts.get(request.id):
             event.set()
+
+    def template(self) -> tuple[str, tuple[str, ...]]:
+        return "", TOKENS
 
     def text_of(self, tokens: list[int]) -> str:
         return "".join(f"<{token}>" for token in tokens)

@@ -11,7 +11,10 @@ from chatbot_llm.errors import BadRequest
 
 
 class Field(NamedTuple):
-    """`use` is obeyed, harmless or refused; `why` is its reason or the way round; `neutral` values ask for nothing."""
+    """`use` is obeyed (by the engine), own (by this service), harmless or refused.
+
+    `why` is its reason or the way round; `neutral` values ask for nothing.
+    """
 
     use: str
     why: str = ""
@@ -19,6 +22,7 @@ class Field(NamedTuple):
 
 
 OBEYED = Field("obeyed")
+OWN = Field("own")
 
 
 def _harmless(why: str) -> Field:
@@ -81,6 +85,9 @@ _SAMPLING = {
 }
 _TEMPLATE = {
     **_obeyed("messages tools add_generation_prompt continue_final_message add_special_tokens chat_template_kwargs"),
+    "documents": OWN,
+    "documents_policy": OWN,
+    "documents_instruction": OWN,
     "chat_template": _refused("a template is a program; the model's own is used"),
 }
 
@@ -96,8 +103,7 @@ CHAT: Mapping[str, Field] = {
     "modalities": _refused("only text is served", ["text"]),
     "audio": _refused("only text is served"),
     "verbosity": _refused("say in a message how long the answer shall be", "medium"),
-    "web_search_options": _refused("nothing is fetched here: put what was found into a message"),
-    "documents": _refused("the chat template would drop them: put the passages into a message", []),
+    "web_search_options": _refused("nothing is fetched here: send what was found as documents"),
     "functions": _refused('send them as tools: [{"type": "function", "function": {...}}]', []),
     "function_call": _refused("send tool_choice"),
 }

@@ -10,6 +10,7 @@ from chatbot_llm import __version__
 from chatbot_llm.engine.base import EngineRequest, Kind
 from chatbot_llm.errors import ApiError, BadRequest
 from chatbot_llm.observability import logs
+from chatbot_llm.rag import documents
 from chatbot_llm.routes import generate as generation
 from chatbot_llm.routes import validation
 from chatbot_llm.routes.auth import EVENT
@@ -103,6 +104,7 @@ def _run(service: Service, kind: Kind, with_text: bool = False) -> Response:
         arrived=arrived,
         limit_s=_deadline(service.settings.deadline_s),
         platform={name: value for name, value in platform.items() if value},
+        documents=documents.read(body) if kind in ("chat", "tokenize") else None,
     )
     prompts: list[str] = []
     if with_text:

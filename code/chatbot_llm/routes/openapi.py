@@ -10,6 +10,8 @@ from typing import Any
 from flask import Blueprint, Response
 
 from chatbot_llm import __version__
+from chatbot_llm.rag.documents import POLICIES
+from chatbot_llm.routes.validation import MAX_ITEMS
 
 JSON = dict[str, Any]
 
@@ -47,6 +49,8 @@ COUNT: JSON = {"type": ["integer", "null"], "minimum": 1}
 STRINGS: JSON = {"type": "array", "items": TEXT}
 ANY: JSON = {}
 
+#: From one code point of a text up to another.
+_PLACE: JSON = {"start_index": WHOLE, "end_index": WHOLE}
 #: Fields that chat and completion requests share.
 _SAMPLING: JSON = {
     "model": {"type": ["string", "null"], "description": "One of GET /v1/models; left out, the first of them."},
@@ -79,9 +83,21 @@ SCHEMAS: JSON = {
         role=_enum("system", "developer", "user", "assistant", "tool"),
         content={"anyOf": [TEXT, {"type": "array", "items": _object(["type", "text"], type=_enum("text"), text=TEXT)}]},
     ),
+    "Document": {
+        **_object(["text"], id=TEXT, title=TEXT, text={"type": "string", "minLength": 1}),
+        "additionalProperties": False,
+    },
     "ChatRequest": _object(
         ["messages"],
         messages={"type": "array", "minItems": 1, "items": _ref("Message")},
+        documents={
+            "type": ["array", "null"],
+            "items": _ref("Document"),
+            "maxItems": MAX_ITEMS["documents"],
+            "description": "What the answer is to rest on, best first; it then has annotations and grounding.",
+        },
+        documents_policy={"enum": [*POLICIES, None], "description": "What becomes of documents that do not fit."},
+        documents_instruction={"type": ["string", "null"], "description": "In place of the service's own; empty: none."},
         max_completion_tokens=COUNT,
         tools={"type": ["array", "null"], "items": {"type": "object"}},
         tool_choice={"anyOf": [_enum("none", "auto", "required"), {"type": ["object", "null"]}]},
@@ -94,6 +110,29 @@ SCHEMAS: JSON = {
         **_SAMPLING,
     ),
     "Usage": _object(["prompt_tokens", "completion_tokens"], prompt_tokens=WHOLE, completion_tokens=WHOLE),
+    "Annotation": _object(
+        ["type", "kind", "url_citation", "document"],
+        type=_enum("url_citation"),
+        kind=_enum("mark", "verbatim"),
+        url_citation=_object(["start_index", "end_index", "title", "url"], **_PLACE, title=TEXT, url=TEXT),
+        document=_object(["number", "id"], number=WHOLE, id=TEXT, **_PLACE),
+    ),
+    "Grounding": _object(
+        ["documents", "left_out", "verbatim_share", "unknown_citations", "unsupported_quotes"],
+        documents=STRINGS,
+        left_out=STRINGS,
+        verbatim_share={"type": "number", "minimum": 0, "maximum": 1},
+        unknown_citations={"type": "array", "items": _object(["number", *_PLACE], number=WHOLE, **_PLACE)},
+        unsupported_quotes={"type": "array", "items": _object([*_PLACE], **_PLACE)},
+    ),
+    "Answer": {
+        "description": "With documents in the request; streamed, they come with the delta that ends a choice.",
+        **_object(
+            [],
+            annotations={"anyOf": [{"type": "array", "items": _ref("Annotation")}, {"type": "null"}]},
+            grounding=_ref("Grounding"),
+        ),
+    },
     "ChatCompletion": _object(
         ["id", "object", "created", "model", "choices", "usage"],
         id=TEXT,
@@ -102,7 +141,7 @@ SCHEMAS: JSON = {
         model=TEXT,
         choices={
             "type": "array",
-            "items": _object(["index", "message", "finish_reason"], index=WHOLE, message={"type": "object"}),
+            "items": _object(["index", "message", "finish_reason"], index=WHOLE, message=_ref("Answer")),
         },
         usage=_ref("Usage"),
     ),

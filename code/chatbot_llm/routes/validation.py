@@ -22,9 +22,11 @@ MAX_DEPTH = 64
 MAX_NUMBER = 2**63 - 1
 #: More messages, or content parts, than fit into any context served here (each costs about five tokens).
 MAX_MESSAGES = 2_000
-#: Most of anything a list field may hold: OpenAI's limits of tools and stop sequences, vLLM's of bad words.
+#: Most of anything a list field may hold: OpenAI's limits of tools and stop sequences, vLLM's of bad words;
+#: more documents than any context served here holds.
 MAX_ITEMS = {
     "tools": 128,
+    "documents": 256,
     "stop": 4,
     "stop_token_ids": 256,
     "bad_words": 128,
@@ -38,6 +40,7 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 _SHAPES: dict[str, type] = {
     "messages": list,
     "tools": list,
+    "documents": list,
     "response_format": dict,
     "structured_outputs": dict,
     "stream_options": dict,

@@ -1,0 +1,272 @@
+"""Citations, checked by program: what of an answer stands where in its documents. Pure functions; no model is asked.
+
+Offsets count code points, the end is exclusive: `answer[start:end]` in Python, `[...answer].slice(start, end)` in
+JavaScript. "Verbatim" is character by character; only runs of white space count as equal whatever they are made of, so
+that a document's line breaks do not hide a quotation.
+
+A word is a run of characters that are neither white space nor punctuation; hyphens, apostrophes and the points of
+numbers inside it belong to it. Chinese and Japanese write no spaces: there each character counts as a word.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from chatbot_llm.rag.documents import Document
+
+#: Fewest words that make a verbatim span: shorter ones come about by chance.
+WORDS = 8
+#: How many places with the same eight words are followed at once, so that documents that repeat themselves cost no more
+#: than others. Beyond it a long span may be told in pieces; no word of it is missed.
+PLACES = 16
+
+#: Han, kana, and what is written among them.
+_SPACELESS = (
+    "\u3005-\u3007\u3041-\u30fa\u30fc-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f"
+    "\U00020000-\U0003ffff"
+)
+#: White space, control characters and punctuation: ASCII's, Latin-1's, general, Chinese, full width.
+_BREAK = (
+    r"\s\x00-/:-@\[-`{-\xa1\xa7\xab\xb6\xb7\xbb\xbf\u2010-\u2027\u2030-\u205e\u3000-\u3004\u3008-\u3020\u3030\u30fb"
+    r"\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
+)
+_LETTER = f"[^{_BREAK}{_SPACELESS}]"
+_WORD = re.compile(rf"{_LETTER}+(?:(?:['\u2019-]|(?<=\d)[.,](?=\d)){_LETTER}+)*|[{_SPACELESS}]")
+_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.S)
+#: [1], [1, 2], and as Chinese keyboards write them; no link of Markdown.
+_MARK = re.compile(r"[\[\uff3b\u3010]\s*(\d{1,4}(?:\s*[,;\uff0c\u3001]\s*\d{1,4})*)\s*[\]\uff3d\u3011](?!\()")
+_STOP = re.compile(
+    "[.!?\u2026]+[\"'\u201d\u2019\u00bb)\\]]*\\s+|[\u3002\uff01\uff1f][\"\u201d\u2019\u300d\u300f\uff09]*\\s*|\n+"
+)
+#: What a sentence does not begin with.
+_BETWEEN = " \t\n.,;:!?\u3002\uff0c\uff1b\uff1a\uff01\uff1f\u3001"
+#: Straight marks open before a character and close behind one; behind a digit they mean inches.
+_QUOTE = re.compile(
+    '(?<![0-9A-Za-z])"(?=\\S)([^"\n]+)(?<=\\S)"|\u201c([^\u201c\u201d\n]+)\u201d|\u201e([^\u201c\u201d\n]+)[\u201c\u201d]'
+    "|\u00ab([^\u00bb\n]+)\u00bb|\u300c([^\u300d\n]+)\u300d|\u300e([^\u300f\n]+)\u300f"
+)
+_LEFT_OUT = re.compile(r"\[?(?:\.\.\.|\u2026+)\]?")
+#: Stands for each character of a mark or of code: neither a word nor white space.
+_BLANK = "\x01"
+
+
+@dataclass(frozen=True)
+class Span:
+    """`answer[start:end]` stands verbatim in the text number `document` (from 0), as `text[at:until]`."""
+
+    start: int
+    end: int
+    document: int
+    at: int
+    until: int
+
+
+@dataclass(frozen=True)
+class Mark:
+    """`answer[at:end]` is a mark such as [1]; the sentence that it closes begins at `start`."""
+
+    start: int
+    at: int
+    end: int
+    numbers: tuple[int, ...]
+
+
+class Sources:
+    """Texts, and titles that may be quoted, made ready once to be looked up in."""
+
+    def __init__(self, texts: Sequence[str], titles: Sequence[str] = ()) -> None:
+        self._texts, self._titles = texts, titles
+        flat = [_flat(text) for text in texts]
+        # An answer is looked up without line breaks, so nothing of it is found across two texts.
+        self._flat = "\n".join(flat)
+        self._begins = [0]
+        for text in flat[:-1]:
+            self._begins.append(self._begins[-1] + len(text) + 1)
+        self._words = _words(self._flat)
+        self._places: dict[str, list[int]] = {}
+        for place, ((start, _), (_, end)) in enumerate(zip(self._words, self._words[WORDS - 1 :], strict=False)):
+            places = self._places.setdefault(self._flat[start:end], [])
+            if len(places) < PLACES:
+                places.append(place)
+
+    def spans(self, answer: str) -> list[Span]:
+        """Every span of `WORDS` words or more that stands verbatim in a text, and is no part of a longer one.
+
+        In order; of equal finds the first text's counts.
+        """
+        flat = _flat(answer)
+        words = _words(flat)
+        runs = self._runs(flat, words)
+        exact = words if flat == answer or not runs else _words(answer)
+        spans: list[Span] = []
+        reached = 0
+        for first, end, place in sorted(runs, key=lambda run: (run[0], -run[1], run[2])):
+            if end > reached:
+                reached = end
+                spans.append(Span(exact[first][0], exact[end - 1][1], *self._original(place, end - first)))
+        return spans
+
+    def _runs(self, flat: str, words: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
+        """What runs through the answer and a text alike: first word, end word, and the place of the first in `_words`."""
+        runs = []
+        running: dict[int, int] = {}  # by the place of a run's last window: the answer's word it began with
+        at = -1
+        for at, ((start, _), (_, end)) in enumerate(zip(words, words[WORDS - 1 :], strict=False)):
+            window = flat[start:end]
+            places = self._places.get(window, ())
+            following: dict[int, int] = {}
+            for place, first in running.items():
+                if places and self._window(place + 1) == window:
+                    following[place + 1] = first
+                else:
+                    runs.append((first, at - 1 + WORDS, place - (at - 1 - first)))
+            for place in places:
+                if len(following) >= PLACES:
+                    break
+                following.setdefault(place, at)
+            running = following
+        return runs + [(first, at + WORDS, place - (at - first)) for place, first in running.items()]
+
+    def _window(self, place: int) -> str:
+        words = self._words[place : place + WORDS]
+        return self._flat[words[0][0] : words[-1][1]] if len(words) == WORDS else ""
+
+    def _original(self, place: int, count: int) -> tuple[int, int, int]:
+        """Text, start and end of `count` words from `place` on, as their owner wrote them."""
+        start, end = self._words[place][0], self._words[place + count - 1][1]
+        document = bisect_right(self._begins, start) - 1
+        begin, text = self._begins[document], self._texts[document]
+        if self._flat.startswith(text, begin):
+            return document, start - begin, end - begin
+        before = bisect_right(self._words, (begin, -1))
+        exact = _words(text)
+        return document, exact[place - before][0], exact[place - before + count - 1][1]
+
+    def hold(self, passage: str) -> bool:
+        """Whether a quoted passage stands in a text or is a title; where `...` leaves something out, each of its parts.
+
+        Upper and lower case, and the punctuation at its ends, are the quoting sentence's.
+        """
+        parts = [(part, words) for part in _LEFT_OUT.split(passage) if (words := _words(part))]
+        return all(self._hold(part[words[0][0] : words[-1][1]]) for part, words in parts)
+
+    def _hold(self, part: str) -> bool:
+        part = _flat(part.replace(_BLANK, "").casefold())
+        spaceless = re.compile(f"[{_SPACELESS}]").match
+        before = "" if spaceless(part[0]) else f"(?<!{_LETTER})"
+        after = "" if spaceless(part[-1]) else f"(?!{_LETTER})"
+        return re.search(before + re.escape(part) + after, self._folded) is not None
+
+    @cached_property
+    def _folded(self) -> str:
+        return "\n".join([self._flat, *map(_flat, self._titles)]).casefold()
+
+
+def marks(answer: str) -> Iterator[Mark]:
+    """Every citation's mark, in order. What stands in code is code."""
+    plain = _CODE.sub(_blank, answer)
+    start = floor = 0
+    for found in _MARK.finditer(plain):
+        if not floor or plain[floor : found.start()].strip(" ,\uff0c\u3001"):
+            start = _sentence(plain, floor, found.start())
+        floor = found.end()
+        yield Mark(start, found.start(), floor, tuple(int(number) for number in re.findall(r"\d+", found[1])))
+
+
+def _sentence(text: str, floor: int, mark: int) -> int:
+    """Where the sentence begins that a mark at `mark` closes; not before `floor`, where another has closed one."""
+    closed = floor + len(text[floor:mark].rstrip())
+    start = floor
+    for stop in _STOP.finditer(text, floor, closed):
+        if stop.end() < closed and not text[stop.end()].islower():  # "e.g. this" goes on
+            start = stop.end()
+    while start < closed and text[start] in _BETWEEN:
+        start += 1
+    return min(start, mark)
+
+
+def quotes(answer: str) -> Iterator[tuple[int, int]]:
+    """Start and end of every passage in quotation marks, the quotation marks left out."""
+    for found in _QUOTE.finditer(_CODE.sub(_blank, answer)):
+        assert found.lastindex is not None
+        yield found.span(found.lastindex)
+
+
+def without_marks(answer: str) -> str:
+    """The answer with each mark blanked out: it is no word of the answer's. Offsets stay as they are."""
+    pieces, at = [], 0
+    for mark in marks(answer):
+        pieces += [answer[at : mark.at], _BLANK * (mark.end - mark.at)]
+        at = mark.end
+    return "".join([*pieces, answer[at:]])
+
+
+def share(answer: str, spans: Sequence[Span]) -> float:
+    """The part of an answer's words that lies inside `spans`, from 0 to 1."""
+    words = _words(answer)
+    inside = at = 0
+    for start, end in words:
+        while at < len(spans) and spans[at].end < end:
+            at += 1
+        inside += at < len(spans) and spans[at].start <= start
+    return round(inside / len(words), 4) if words else 0.0
+
+
+def check(answer: str, documents: Sequence[Document], sources: Sources) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Annotations and grounding of an answer; `sources` holds the texts of `documents`.
+
+    An annotation is an OpenAI `url_citation`, with the document's id as its `url`, so that clients with strict types
+    take it. `kind` says what it rests on: a `mark`, or a `verbatim` span, whose `document` has offsets, too.
+    """
+    annotations, unknown = [], []
+    for mark in marks(answer):
+        for number in mark.numbers:
+            if 1 <= number <= len(documents):
+                annotations.append(_annotation("mark", mark.start, mark.end, documents[number - 1]))
+            else:
+                unknown.append({"number": number, "start_index": mark.at, "end_index": mark.end})
+    plain = without_marks(answer)
+    spans = sources.spans(plain)
+    for span in spans:
+        place = {"start_index": span.at, "end_index": span.until}
+        annotations.append(_annotation("verbatim", span.start, span.end, documents[span.document], place))
+    annotations.sort(key=lambda found: (found["url_citation"]["start_index"], found["url_citation"]["end_index"]))
+    unsupported = [
+        {"start_index": start, "end_index": end} for start, end in quotes(answer) if not sources.hold(plain[start:end])
+    ]
+    return annotations, {
+        "verbatim_share": share(plain, spans),
+        "unknown_citations": unknown,
+        "unsupported_quotes": unsupported,
+    }
+
+
+def _annotation(
+    kind: str, start: int, end: int, document: Document, place: dict[str, int] | None = None
+) -> dict[str, Any]:
+    return {
+        "type": "url_citation",
+        "kind": kind,
+        "url_citation": {
+            "start_index": start,
+            "end_index": end,
+            "title": document.title or document.id,
+            "url": document.id,
+        },
+        "document": {"number": document.number, "id": document.id, **(place or {})},
+    }
+
+
+def _words(text: str) -> list[tuple[int, int]]:
+    return [found.span() for found in _WORD.finditer(text)]
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _blank(found: re.Match[str]) -> str:
+    return _BLANK * len(found[0])

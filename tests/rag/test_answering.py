@@ -1,0 +1,92 @@
+"""A chat with documents over HTTP, with the scripted engine: what its answer and its stream also hold."""
+
+import json
+from typing import Any
+
+import pytest
+
+from in_process import Client, Make
+
+FROST = "Below about 5 \u00b0C outside, the moisture of the air freezes on the fins as frost."
+SAID = "The moisture of the air freezes on the fins as frost [1]. It \u201cmelts by itself\u201d [9]."
+DOCUMENTS = [{"id": "manual-7", "title": "Ice", "text": FROST}, {"text": "The fan stands still."}]
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Why?"}], "max_tokens": 40, "documents": DOCUMENTS}
+
+
+@pytest.fixture
+def client(make_app: Make) -> Client:
+    return make_app({"text": SAID}).test_client()
+
+
+def events(answer: Any) -> list[dict[str, Any]]:
+    said = answer.get_data(as_text=True)
+    assert said.endswith("\n\ndata: [DONE]\n\n"), said
+    return [json.loads(event[6:]) for event in said.strip().split("\n\n")[:-1]]
+
+
+def test_the_message_has_its_citations_and_how_grounded_it_is(client: Client) -> None:
+    message = client.post("/chat", json=CHAT).get_json()["choices"][0]["message"]
+    kinds = {each["kind"]: each for each in message["annotations"]}
+    verbatim, mark = kinds["verbatim"], kinds["mark"]
+    place, source = verbatim["url_citation"], verbatim["document"]
+    span = message["content"][place["start_index"] : place["end_index"]]
+    assert span == FROST[source["start_index"] : source["end_index"]] == "moisture of the air freezes on the fins as frost"
+    assert (place["title"], place["url"], source["id"], source["number"]) == ("Ice", "manual-7", "manual-7", 1)
+    assert SAID[: mark["url_citation"]["end_index"]].endswith("frost [1]")
+    grounding = message["grounding"]
+    assert grounding["documents"] == ["manual-7", "2"] and grounding["left_out"] == []
+    assert [each["number"] for each in grounding["unknown_citations"]] == [9]
+    (quote,) = grounding["unsupported_quotes"]
+    assert SAID[quote["start_index"] : quote["end_index"]] == "melts by itself"
+    assert grounding["verbatim_share"] == round(9 / 14, 4)
+
+
+def test_a_stream_says_the_same_in_the_delta_that_ends_it(client: Client) -> None:
+    whole = client.post("/chat", json=CHAT).get_json()["choices"][0]["message"]
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    chunks = events(client.post("/v1/chat/completions", json={**CHAT, **options}))
+    *words, last, usage = chunks
+    assert not any("annotations" in choice["delta"] for chunk in words for choice in chunk["choices"])
+    assert last["choices"][0]["finish_reason"] == "stop" and usage["choices"] == []
+    assert last["choices"][0]["delta"] == {name: whole[name] for name in ("annotations", "grounding")}
+
+
+def test_an_answer_cut_at_its_deadline_is_checked_as_far_as_it_came(make_app: Make) -> None:
+    client = make_app({"text": f"{FROST} [1]", "token_s": 0.01, "loop": True}).test_client()
+    body = {**CHAT, "max_tokens": 4000, "stream": True}
+    last = events(client.post("/chat", json=body, headers={"x-request-timeout": "0.5"}))[-1]["choices"][0]
+    assert last["finish_reason"] == "length" and last["delta"]["grounding"]["verbatim_share"] > 0.5
+
+
+def test_without_documents_nothing_is_added(client: Client) -> None:
+    for body in ({**CHAT, "documents": []}, {**CHAT, "documents": None}):
+        assert set(client.post("/chat", json=body).get_json()["choices"][0]["message"]) == {"role", "content"}
+
+
+def test_documents_that_do_not_fit_are_refused_or_left_out(client: Client) -> None:
+    long = [{"id": name, "text": "ice " * 3000} for name in "abc"]
+    refused = client.post("/chat", json={**CHAT, "documents": long, "stream": True})
+    error = refused.get_json()["error"]
+    assert refused.status_code == 400 and error["code"] == "context_length_exceeded" and "first 2 of 3" in error["message"]
+    body = {**CHAT, "documents": long, "documents_policy": "drop_last"}
+    grounding = client.post("/chat", json=body).get_json()["choices"][0]["message"]["grounding"]
+    assert grounding["documents"] == ["a", "b"] and grounding["left_out"] == ["c"]
+    assert client.post("/tokenize", json=body).get_json()["count"] > 9000, "/tokenize counts all of them"
+
+
+def test_a_wrong_document_is_refused_before_it_takes_a_slot(client: Client) -> None:
+    answer = client.post("/chat", json={**CHAT, "documents": [{"text": ""}]})
+    assert answer.status_code == 400 and answer.get_json()["error"]["param"] == "documents[0].text"
+    many = client.post("/chat", json={**CHAT, "documents": [{"text": "a"}] * 257})
+    assert "at most 256" in many.get_json()["error"]["message"]
+
+
+def test_documents_of_a_request_that_waited_for_the_model_are_there(make_app: Make) -> None:
+    client = make_app({"text": SAID, "load_s": 0.5}, wait=False).test_client()
+    message = client.post("/chat", json=CHAT).get_json()["choices"][0]["message"]
+    assert message["grounding"]["documents"] == ["manual-7", "2"]
+
+
+def test_an_event_has_citations_too(client: Client) -> None:
+    message = client.post("/invoke", json=CHAT).get_json()["choices"][0]["message"]
+    assert [each["kind"] for each in message["annotations"]] == ["verbatim", "mark"] or message["annotations"]
