@@ -46,7 +46,6 @@ class VllmEngine(SupervisedEngine):
         self._cards: list[dict[str, Any]] = []
         self._schemas: SchemaCheck | None = None
         self._template: tuple[str, tuple[str, ...]] = ("", ())
-| None = None
 
     async def _open(self, stack: contextlib.AsyncExitStack) -> None:
         profile = profiles.pick(self._settings.profile)
