@@ -35,18 +35,20 @@ _BREAK = (
 )
 _LETTER = f"[^{_BREAK}{_SPACELESS}]"
 _WORD = re.compile(rf"{_LETTER}+(?:(?:['\u2019-]|(?<=\d)[.,](?=\d)){_LETTER}+)*|[{_SPACELESS}]")
+_IS_LETTER = re.compile(_LETTER).match
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.S)
 #: [1], [1, 2], and as Chinese keyboards write them; no link of Markdown.
 _MARK = re.compile(r"[\[\uff3b\u3010]\s*(\d{1,4}(?:\s*[,;\uff0c\u3001]\s*\d{1,4})*)\s*[\]\uff3d\u3011](?!\()")
 _STOP = re.compile(
-    "[.!?\u2026]+[\"'\u201d\u2019\u00bb)\\]]*\\s+|[\u3002\uff01\uff1f][\"\u201d\u2019\u300d\u300f\uff09]*\\s*|\n+"
+    "(?<![.!?\u2026])[.!?\u2026]++[\"'\u201d\u2019\u00bb)\\]]*+\\s++"
+    "|[\u3002\uff01\uff1f][\"\u201d\u2019\u300d\u300f\uff09]*+\\s*+|\n++"
 )
 #: What a sentence does not begin with.
 _BETWEEN = " \t\n.,;:!?\u3002\uff0c\uff1b\uff1a\uff01\uff1f\u3001"
 #: Straight marks open before a character and close behind one; behind a digit they mean inches.
 _QUOTE = re.compile(
-    '(?<![0-9A-Za-z])"(?=\\S)([^"\n]+)(?<=\\S)"|\u201c([^\u201c\u201d\n]+)\u201d|\u201e([^\u201c\u201d\n]+)[\u201c\u201d]'
-    "|\u00ab([^\u00bb\n]+)\u00bb|\u300c([^\u300d\n]+)\u300d|\u300e([^\u300f\n]+)\u300f"
+    '(?<![0-9A-Za-z])"(?=\\S)([^"\n]+)(?<=\\S)"|\u201c([^\u201c\u201d\n]+)\u201d|\u201e([^\u201c-\u201e\n]+)[\u201c\u201d]'
+    "|\u00ab([^\u00ab\u00bb\n]+)\u00bb|\u300c([^\u300c\u300d\n]+)\u300d|\u300e([^\u300e\u300f\n]+)\u300f"
 )
 _LEFT_OUT = re.compile(r"\[?(?:\.\.\.|\u2026+)\]?")
 #: Stands for each character of a mark or of code: neither a word nor white space.
@@ -86,6 +88,7 @@ class Sources:
         for text in flat[:-1]:
             self._begins.append(self._begins[-1] + len(text) + 1)
         self._words = _words(self._flat)
+        self._exact: dict[int, list[tuple[int, int]]] = {}
         self._places: dict[str, list[int]] = {}
         for place, ((start, _), (_, end)) in enumerate(zip(self._words, self._words[WORDS - 1 :], strict=False)):
             places = self._places.setdefault(self._flat[start:end], [])
@@ -142,7 +145,7 @@ class Sources:
         if self._flat.startswith(text, begin):
             return document, start - begin, end - begin
         before = bisect_right(self._words, (begin, -1))
-        exact = _words(text)
+        exact = self._exact.get(document) or self._exact.setdefault(document, _words(text))
         return document, exact[place - before][0], exact[place - before + count - 1][1]
 
     def hold(self, passage: str) -> bool:
@@ -155,10 +158,13 @@ class Sources:
 
     def _hold(self, part: str) -> bool:
         part = _flat(part.replace(_BLANK, "").casefold())
-        spaceless = re.compile(f"[{_SPACELESS}]").match
-        before = "" if spaceless(part[0]) else f"(?<!{_LETTER})"
-        after = "" if spaceless(part[-1]) else f"(?!{_LETTER})"
-        return re.search(before + re.escape(part) + after, self._folded) is not None
+        at = -1
+        for _ in range(PLACES):
+            at = self._folded.find(part, at + 1)
+            end = at + len(part)
+            if at < 0 or not (_within(self._folded, at) or _within(self._folded, end)):
+                return at >= 0
+        return True  # it stands inside of so many words that it may be one, too
 
     @cached_property
     def _folded(self) -> str:
@@ -258,6 +264,11 @@ def _annotation(
         },
         "document": {"number": document.number, "id": document.id, **(place or {})},
     }
+
+
+def _within(text: str, at: int) -> bool:
+    """Whether a place in a text lies inside a word."""
+    return 0 < at < len(text) and bool(_IS_LETTER(text[at - 1]) and _IS_LETTER(text[at]))
 
 
 def _words(text: str) -> list[tuple[int, int]]:
