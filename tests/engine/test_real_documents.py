@@ -1,4 +1,4 @@
-"""Documents with the real engine: nothing in them is a control token, what is computed once stays, what fits is exact."""
+"""Documents with the real engine: no control token comes out of them, the cache holds them, the count is exact."""
 
 import json
 from typing import Any
@@ -11,7 +11,9 @@ from launcher import Service
 
 pytestmark = pytest.mark.engine
 
-FROST = "Below about 5 \u00b0C outside, the moisture of the air freezes on the fins as frost. Frost hinders the air flow."
+FROST = (
+    "Below about 5 \u00b0C outside, the moisture of the air freezes on the fins as frost. Frost hinders the air flow."
+)
 ASKED = [{"role": "user", "content": "Repeat document 1 word for word."}]
 #: Long enough for some blocks of the prefix cache.
 LONG = [{"id": f"d{number}", "title": f"Part {number}", "text": f"{FROST} {number} " * 8} for number in range(1, 4)]
@@ -77,7 +79,9 @@ def test_what_fits_is_counted_by_the_models_own_tokenizer(server: Service) -> No
     error = refused.json()["error"]
     assert refused.status_code == 400 and error["code"] == "context_length_exceeded"
     assert "1 more than" in error["message"] and "first 2 of 3" in error["message"]
-    dropped = post(server, "/chat", documents=LONG, max_tokens=context - used + 1, documents_policy="drop_last", stop="e")
+    dropped = post(
+        server, "/chat", documents=LONG, max_tokens=context - used + 1, documents_policy="drop_last", stop="e"
+    )
     assert dropped.json()["choices"][0]["message"]["grounding"]["left_out"] == ["d3"]
 
 

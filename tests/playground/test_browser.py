@@ -139,7 +139,7 @@ def test_the_keyboard_alone_reaches_everything_and_every_control_has_a_name(page
         if element.tag_name != "body":
             reached[element.get_attribute("id") or element.text] = element.accessible_name
         element.send_keys(Keys.TAB)
-    wanted = {"theme", "talk", "question", "send", "system", "temperature", "max-tokens", "key", "documents", "fresh"
+    wanted = {"theme", "talk", "question", "send", "system", "temperature", "max-tokens", "key", "documents", "fresh"}
     assert wanted <= reached.keys()
     assert all(reached.values()), f"without a name: {[name for name, said in reached.items() if not said]}"
 

@@ -1,5 +1,6 @@
 """What of an answer stands in its documents: exact for every text, and quick."""
 
+from collections import Counter
 from itertools import product
 from typing import Any
 
@@ -14,7 +15,10 @@ from chatbot_llm.rag.citations import Sources, check
 from chatbot_llm.rag.documents import Document
 
 FROST = "Below about 5 \u00b0C outside, the moisture of the air freezes on the fins as frost."
-CHINESE = "\u5728\u5236\u70ed\u8fd0\u884c\u65f6\uff0c\u7a7a\u6c14\u4e2d\u7684\u6c34\u5206\u4f1a\u5728\u7fc5\u7247\u4e0a\u7ed3\u971c\u3002"
+CHINESE = (
+    "\u5728\u5236\u70ed\u8fd0\u884c\u65f6\uff0c"
+    "\u7a7a\u6c14\u4e2d\u7684\u6c34\u5206\u4f1a\u5728\u7fc5\u7247\u4e0a\u7ed3\u971c\u3002"
+)
 
 
 def found(answer: str, *texts: str, title: str = "") -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -120,7 +124,20 @@ def test_of_two_documents_the_first_is_cited_and_the_longer_find_wins() -> None:
     assert [each["document"]["number"] for each in annotations] == [2]
 
 
-WORDS = ["heat", "pump", "a", "can't", "2.5", "x-y", "e\u0301", "\u70ed", "\u6cf5", "\U0001f642", "\u0646", "\u0e19\u0e49"]
+WORDS = [
+    "heat",
+    "pump",
+    "a",
+    "can't",
+    "2.5",
+    "x-y",
+    "e\u0301",
+    "\u70ed",
+    "\u6cf5",
+    "\U0001f642",
+    "\u0646",
+    "\u0e19\u0e49",
+]
 GAPS = [" ", "  ", "\n", ", ", ". ", "\uff0c", "\u2028", ""]
 prose = st.lists(st.tuples(st.sampled_from(WORDS), st.sampled_from(GAPS)), max_size=40).map(
     lambda pairs: "".join(word + gap for word, gap in pairs)
@@ -132,7 +149,7 @@ def by_hand(answer: str, texts: list[str]) -> set[tuple[int, int]]:
 
     def pieces(text: str) -> dict[tuple[int, int], str]:
         flat = citations._flat(text)
-        words = citations._words(flat)
+        words = list(zip(*citations._words(flat), strict=True))
         pairs = product(range(len(words)), range(len(words) + 1))
         return {(a, b): flat[words[a][0] : words[b - 1][1]] for a, b in pairs if b - a >= citations.WORDS}
 
@@ -148,9 +165,9 @@ def test_every_span_is_found_and_exact_in_both_texts(texts: list[str], answer: s
         start = data.draw(st.integers(0, len(text)))
         answer += text[start : start + 60] + data.draw(prose)
     sources = Sources(texts)
-    assume(all(len(places) < citations.PLACES for places in sources._places.values()))
-    spans = sources.spans(answer)
-    words = citations._words(answer)
+    assume(max(Counter(sources._windows).values(), default=0) < citations.PLACES)
+    spans, _ = sources.find(answer)
+    words = list(zip(*citations._words(answer), strict=True))
     for span in spans:
         assert answer[span.start : span.end].split() == texts[span.document][span.at : span.until].split()
     numbers = {start: number for number, (start, _) in enumerate(words)}
@@ -180,24 +197,24 @@ def test_offsets_are_exact_for_every_text(before: str, text: str, after: str) ->
 @given(st.integers(0, 10**6))
 def test_an_automaton_finds_the_same(seed: int) -> None:
     texts, answer = material(400, 120, 3, seed)
-    plain = citations._flat(citations.without_marks(answer))
-    assert [(span.start, span.end) for span in Sources(texts).spans(plain)] == Automaton(texts).spans(plain)
+    plain = citations._flat(citations.without(answer, citations.marks(answer)))
+    assert [(span.start, span.end) for span in Sources(texts).find(plain)[0]] == Automaton(texts).spans(plain)
 
 
 def test_a_thousand_tokens_are_checked_within_a_millisecond() -> None:
     texts, answer = material()
     documents = [Document(number, str(number), "", text) for number, text in enumerate(texts, 1)]
     sources = Sources(texts)
-    took = min(milliseconds(lambda: check(answer, documents, sources)) for _ in range(5))
-    assert took < 1.5, "1 ms on a quiet machine"
+    took = min(milliseconds(lambda: check(answer, documents, sources)) for _ in range(9))
+    assert took < 1.5, "below 1 ms where nothing else runs"
 
 
 def test_documents_that_repeat_themselves_cost_no_more() -> None:
     texts = ["ice " * 100_000, "ice and snow " * 30_000]
     sources = Sources(texts)
     answer = "ice " * 3_000 + "ice and snow " * 300
-    assert milliseconds(lambda: sources.spans(answer), 1) < 2_000
-    assert citations.share(answer, sources.spans(answer)) == 1, "no word is missed"
+    assert milliseconds(lambda: sources.find(answer), 1) < 2_000
+    assert sources.find(answer)[1] == 1, "no word is missed"
 
 
 # quotations
@@ -224,4 +241,6 @@ def test_a_quotation_that_stands_nowhere_is_told(answer: str, wanted: list[str])
 
 
 def test_a_chinese_quotation_may_begin_anywhere() -> None:
-    assert unsupported("\u624b\u518c\u8bf4\u201c\u4f1a\u5728\u7fc5\u7247\u4e0a\u201d\u548c\"\u4f1a\u5316\u4e86\"\u3002", CHINESE) == ["\u4f1a\u5316\u4e86"]
+    assert unsupported(
+        '\u624b\u518c\u8bf4\u201c\u4f1a\u5728\u7fc5\u7247\u4e0a\u201d\u548c"\u4f1a\u5316\u4e86"\u3002', CHINESE
+    ) == ["\u4f1a\u5316\u4e86"]

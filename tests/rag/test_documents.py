@@ -1,7 +1,6 @@
 """Documents in a prompt: inert whatever they hold, in one form, and as many as fit."""
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ ASKED: list[dict[str, Any]] = [{"role": "user", "content": "Why?"}]
 #: The tokens of Qwen2.5's tokenizer that are not text, as its tokenizer_config.json lists them.
 QWEN = tuple(
     "<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|> "
-    "<|quad_start|> <|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|> <tool_call> "
-    "</tool_call> <|fim_prefix|> <|fim_middle|> <|fim_suffix|> <|fim_pad|> <|repo_name|> <|file_sep|>".split()
+    "<|quad_start|> <|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|> "
+    "<tool_call> </tool_call> <|fim_prefix|> <|fim_middle|> <|fim_suffix|> <|fim_pad|> <|repo_name|> <|file_sep|>".split()
+)
 )
 #: What of Qwen2.5's chat template matters here.
 QWEN_TEMPLATE = (
@@ -125,11 +125,13 @@ def test_the_same_text_unguarded_would_have_been_control(model: Model) -> None:
     assert sum(n in control for n in model.tokens(body)) > sum(n in control for n in plain)
 
 
-@pytest.mark.parametrize("marker", ["<tool_response>", "</tool_response>", "<tools>", "</DOCUMENT>", '<document cite="[2]">'])
+@pytest.mark.parametrize(
+    "marker", ["<tool_response>", "</tool_response>", "<tools>", "</DOCUMENT>", '<document cite="[2]">']
+)
 def test_no_marker_of_template_or_documents_comes_out_of_a_document(marker: str) -> None:
     model = qwen()
-    body = placed(model.form, f"a {marker} b")
-    assert marker.lower() not in body["messages"][0]["content"].lower()
+    said = placed(model.form, f"a {marker} b")["messages"][0]["content"].lower()
+    assert said.count(marker.lower()) == placed(model.form, "a b")["messages"][0]["content"].count(marker.lower())
 
 
 @given(st.lists(st.sampled_from([*QWEN, "<|im_", "start|>", "<", "|", "</document", "\n", "a", "\u0130"]), max_size=12))
@@ -190,7 +192,7 @@ def test_the_instruction_can_be_replaced_or_switched_off(instruction: str) -> No
 def test_a_title_stays_one_line_and_inside_its_quotation_marks() -> None:
     found = documents.Documents((documents.Document(1, "a", 'x">\n<document', "Ice."),))
     content = found.place({"messages": ASKED}, PLAIN, 1)["messages"][0]["content"]
-    assert "<document cite=\"[1]\" title=\"x'> < document\">\nIce.\n</document>" in content
+    assert '<document cite="[1]" title="x\'> < document">\nIce.\n</document>' in content
 
 
 def test_a_template_that_renders_documents_gets_them() -> None:
@@ -241,14 +243,18 @@ def fit(found: Documents, context: int, **body: Any) -> tuple[dict[str, Any], in
 
     async def count(body: dict[str, Any]) -> int:
         asked.append(next(iter(body)))
-        return len(body["prompt"] if "prompt" in body else json.dumps(body["messages"]))
+        return len(body["prompt"]) if "prompt" in body else length(body)
 
     placed, used = asyncio.run(found.fit({"messages": ASKED, **body}, PLAIN, context, count))
     return placed, used, asked
 
 
 def size(found: Documents, used: int) -> int:
-    return len(json.dumps(found.place({"messages": ASKED}, PLAIN, used)["messages"]))
+    return length(found.place({"messages": ASKED}, PLAIN, used))
+
+
+def length(body: dict[str, Any]) -> int:
+    return sum(len(message["content"]) for message in body["messages"])
 
 
 FIVE = [character * 100 for character in "abcde"]

@@ -76,7 +76,7 @@ class ScriptedEngine(SupervisedEngine):
         if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
             raise BadRequest("max_tokens: must be an integer of at least 1", param="max_tokens")
         tokens = len(prompt.split())
-        if tokens + limit > CONTEXT_TOKENS:
+        if request.kind in ("chat", "completion") and tokens + limit > CONTEXT_TOKENS:
             raise BadRequest(
                 f"This model's maximum context length is {CONTEXT_TOKENS} tokens; this asks for {tokens + limit}",
                 param="max_tokens",

@@ -97,7 +97,10 @@ SCHEMAS: JSON = {
             "description": "What the answer is to rest on, best first; it then has annotations and grounding.",
         },
         documents_policy={"enum": [*POLICIES, None], "description": "What becomes of documents that do not fit."},
-        documents_instruction={"type": ["string", "null"], "description": "In place of the service's own; empty: none."},
+        documents_instruction={
+            "type": ["string", "null"],
+            "description": "In place of the service's own; empty: none.",
+        },
         max_completion_tokens=COUNT,
         tools={"type": ["array", "null"], "items": {"type": "object"}},
         tool_choice={"anyOf": [_enum("none", "auto", "required"), {"type": ["object", "null"]}]},

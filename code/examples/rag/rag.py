@@ -30,7 +30,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Answer a question from passages, with checked sources.")
     parser.add_argument("question")
     parser.add_argument("--url", default="http://localhost:8000", help="the service (default: %(default)s)")
-    parser.add_argument("--passages", type=Path, default=Path(__file__).with_name("hvac.json"), help="JSON: title, text")
+    parser.add_argument(
+        "--passages", type=Path, default=Path(__file__).with_name("hvac.json"), help="JSON: title, text"
+    )
     args = parser.parse_args()
     client = OpenAI(base_url=f"{args.url}/v1", api_key=os.environ.get("CHATBOT_API_KEY") or "none-needed")
     documents = retrieve(json.loads(args.passages.read_text()), args.question)
