@@ -14,6 +14,8 @@ from typing import Any
 from chatbot_llm.errors import BadRequest
 
 Body = dict[str, Any]
+#: Counts the tokens of a prompt: the `messages` of a chat's body, or its `prompt` as it is.
+Count = Callable[[Body], Awaitable[int]]
 
 #: What may be done with documents that do not fit; the first is the default.
 POLICIES = ("refuse", "drop_last")
@@ -100,7 +102,7 @@ class Documents:
             placed["messages"] = _behind_system(body["messages"], "\n\n".join(parts))
         return placed
 
-    async def fit(self, body: Body, form: Form, context: int, count: "Count") -> tuple[Body, int]:
+    async def fit(self, body: Body, form: Form, context: int, count: Count) -> tuple[Body, int]:
         """`body` with as many documents as fit, and how many these are.
 
         `context` is the model's, in tokens; `count` counts a body's prompt by the model's own tokenizer. Raises
@@ -133,10 +135,6 @@ class Documents:
             param="documents",
             code="context_length_exceeded",
         )
-
-
-#: Counts the tokens of a prompt: the `messages` of a chat's body, or its `prompt` as it is.
-Count = Callable[[Body], Awaitable[int]]
 
 
 def read(body: Body) -> Documents | None:

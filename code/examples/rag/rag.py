@@ -45,7 +45,8 @@ def main() -> None:
         stream_options={"include_usage": True},
         extra_body={"documents": documents, "documents_policy": "drop_last"},
     )
-    answer, found, usage = "", {}, None
+    answer, usage = "", None
+    found: dict[str, Any] = {}
     for chunk in stream:
         usage = chunk.usage or usage
         for choice in chunk.choices:
