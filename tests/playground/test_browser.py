@@ -177,7 +177,8 @@ def test_citations_lead_to_the_marked_passage_and_false_quotations_stand_out(pag
     page.open(serve({"text": text}).url)
     page.record()
     document = f"\U0001f642 Outside, {passage}, and stays."
-    page["documents"].send_keys(f"# Ice\n{document}\n---\nOther words")
+    typed = f"# Ice\n{document}\n---\nOther words"  # by script: the driver cannot type an emoji
+    page.driver.execute_script("arguments[0].value = arguments[1]", page["documents"], typed)
     page.ask("Why?")
     page.wait(lambda: page.turns() and page.idle(), "the answer is over")
     sent = page.sent()[0]
