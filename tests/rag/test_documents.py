@@ -140,6 +140,11 @@ def test_however_markers_are_cut_up_and_joined_none_is_left(parts: list[str]) ->
     assert not form.markers.search(form.inert("".join(parts)))
 
 
+def test_markers_that_overlap_are_all_broken() -> None:
+    form = form_of("", ("<x>y", ">y<z>"))
+    assert form.inert("<x>y<z>") == "< x> y<z>"
+
+
 def test_words_that_a_tokenizer_adds_are_text() -> None:
     assert form_of("", (" w12", "hello", "<s>")).inert("w12 hello <s>") == "w12 hello < s>"
 
