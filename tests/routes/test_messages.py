@@ -49,7 +49,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"mcp_servers": [{"url": URL}]}, "mcp_servers: not accepted here"),
     ({"container": "c"}, "container: not accepted here"),
     ({"context_management": {"edits": []}}, "context_management: not accepted here"),
-    ({"stop": ["a"]}, "stop: this field is not known here"),
+    ({"stop": ["a"]}, "stop: not accepted here: send stop_sequences"),
     ({"think_harder": True}, "think_harder"),
 ]
 

@@ -117,14 +117,17 @@ def test_every_error_has_the_protocols_form(make_app: Make, kind: str) -> None:
     assert kinds[413] == ("request_too_large" if kind == "messages" else "invalid_request_error")
 
 
+class Held:
+    """Somebody who has the only slot."""
+
+    def end(self, cause: object) -> None:
+        pass
+
+
 @every
 def test_a_full_queue_says_when_to_try_again(make_app: Make, kind: str) -> None:
     app = make_app(max_running=1, max_waiting=0)
-
-    async def at_once() -> None:
-        app.service.admission._running.add(object())  # type: ignore[arg-type]
-
-    app.run(at_once())
+    app.run(app.service.admission.enter(Held()))
     answer = app.test_client().post(PATHS[kind], json=body(kind))
     assert answer.status_code == 429 and int(answer.headers["Retry-After"]) >= 1
     assert error_of(kind, answer.get_json())["type"] == "rate_limit_error"
@@ -166,8 +169,9 @@ def test_text_that_looks_like_a_streams_end_is_text(client: Client, kind: str) -
 
 
 @every
-def test_a_thousand_requests_leave_nothing_behind(app: App, kind: str) -> None:
+def test_a_thousand_requests_leave_nothing_behind(app: App, caplog: pytest.LogCaptureFixture, kind: str) -> None:
     client = app.test_client()
+    caplog.set_level("CRITICAL", logger="chatbot_llm")  # pytest keeps what is logged
 
     def ask(times: int) -> Counter[str]:
         for number in range(times):

@@ -67,7 +67,7 @@ class ScriptedEngine(SupervisedEngine):
                 raise BadRequest("messages: must be a list with at least one message", param="messages")
             if not all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in messages):
                 raise BadRequest("messages: every message needs a role", param="messages")
-            prompt = " ".join(str(message.get("content")) for message in messages)
+            prompt = " ".join(_text(message.get("content")) for message in messages)
         else:
             given = body.get("tokens" if kind == "detokenize" else "prompt")
             if not isinstance(given, str | list):
@@ -156,3 +156,8 @@ class ScriptedEngine(SupervisedEngine):
     def _explain(self, error: Exception, body: Any) -> ApiError:
         return ApiError("the engine could not answer this request", code="engine_error")
 
+
+def _text(content: Any) -> str:
+    """The text of a message's content, in parts or not."""
+    parts = content if isinstance(content, list) else [content]
+    return " ".join(str(part.get("text") if isinstance(part, dict) else part) for part in parts)

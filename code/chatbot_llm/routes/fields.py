@@ -140,6 +140,10 @@ RESPONSES: Mapping[str, Field] = {
     "previous_input_messages": _refused(_STATELESS, []),
     "enable_response_messages": _refused("raw prompts are not sent back; POST /tokenize shows their tokens", False),
     "image": _refused("only text is served"),
+    "max_tokens": _refused("send max_output_tokens"),
+    "max_completion_tokens": _refused("send max_output_tokens"),
+    "messages": _refused("send them as input"),
+    "response_format": _refused("send it as text: {\"format\": {...}}"),
     "access_programs": _refused("it names programs of a vendor's; leave it out"),
 }
 MESSAGES: Mapping[str, Field] = {
@@ -160,7 +164,9 @@ MESSAGES: Mapping[str, Field] = {
     "container": _refused("no code is run here; offer a tool and run it yourself"),
     "mcp_servers": _refused(_FETCHED, []),
     "context_management": _refused(_STATELESS, {}),
-    "output_format": _refused("send it as output_config: {\"format\": {...}}"),
+    **dict.fromkeys(("output_format", "response_format"), _refused("send it as output_config: {\"format\": {...}}")),
+    "stop": _refused("send stop_sequences"),
+    "max_completion_tokens": _refused("send max_tokens"),
 }
 
 _COUNTED = "model messages system tools tool_choice thinking output_config chat_template_kwargs".split()

@@ -87,9 +87,10 @@ def check(kind: str, body: dict[str, Any], settings: Settings) -> None:
     Takes out of the body what is null, which asks for nothing, and makes whole numbers of such as 2.0.
     """
     protocol = PROTOCOLS[kind]
+    _own(protocol, body, settings)
+    view = protocol.as_chat(body)
     try:
-        _own(protocol, body, settings)
-        _as_chat(protocol.as_chat(body), settings)
+        _as_chat(view, settings)
     except BadRequest as error:
         raise protocol.in_words(error) from None
 

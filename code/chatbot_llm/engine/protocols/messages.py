@@ -88,8 +88,8 @@ class Messages(Protocol):
         maker = serving.anthropic_serving_messages
         chat = maker.to_chat_completion_request(parsed, merge_inline_system=maker._merge_inline_system)
         last = body["messages"][-1]
-        content = last["content"] if isinstance(last["content"], str) else last["content"][-1].get("text")
-        if last["role"] == "assistant" and content:  # the beginning of the answer: the model goes on from there
+        ends = [last["content"]] if isinstance(last["content"], str) else [b.get("text") for b in last["content"]]
+        if last["role"] == "assistant" and ends and ends[-1]:  # the beginning of the answer: the model goes on from there
             chat.add_generation_prompt, chat.continue_final_message = False, True
         return chat
 

@@ -36,7 +36,7 @@ class Responses(Protocol):
     words = (
         (r"^messages\b", "input"),
         (r"\bmax_(completion_)?tokens\b", "max_output_tokens"),
-        (r"(\.tool_calls(\[\d+\])?)?\.function\b", ""),
+        (r"(\.tool_calls(\[\d+\])?)?\.function\b|\.tool_calls$", ""),
         (r"\bresponse_format(\.json_schema)?\b", "text.format"),
     )
 
