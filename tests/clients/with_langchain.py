@@ -1,4 +1,4 @@
-"""langchain-openai: chat, streaming, structured output, tools; some of it through Responses; against the service at $URL."""
+"""langchain-openai: chat, streaming, structured output, tools; through Responses, too; the service is at $URL."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""pydantic-ai's `openai:` models, which speak Responses: text, streamed, structured output, against the service at $URL."""
+"""pydantic-ai's `openai:` models, which speak Responses: text, streamed, structured; the service is at $URL."""
 
 import asyncio
 import os

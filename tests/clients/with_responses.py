@@ -18,7 +18,10 @@ class Wish(BaseModel):
 
 answer = client.responses.create(input=QUESTION, instructions="You are a helpful assistant.", **ASK)
 assert "Paris" in answer.output_text and answer.status == "completed"
-assert answer.usage.output_tokens > 3 and answer.usage.total_tokens == answer.usage.input_tokens + answer.usage.output_tokens
+assert (
+    answer.usage.output_tokens > 3
+    and answer.usage.total_tokens == answer.usage.input_tokens + answer.usage.output_tokens
+)
 
 events = list(client.responses.create(input=QUESTION, stream=True, **ASK))
 assert [event.type for event in events][:2] == ["response.created", "response.in_progress"]
@@ -50,7 +53,10 @@ assert call.name == "set_temperature" and isinstance(json.loads(call.arguments)[
 said += [call, {"type": "function_call_output", "call_id": call.call_id, "output": "It is 21 degrees now."}]
 assert client.responses.create(input=said, max_output_tokens=20, **ASK).output_text
 
-for more, param in (({"previous_response_id": answer.id}, "previous_response_id"), ({"background": True}, "background")):
+for more, param in (
+    ({"previous_response_id": answer.id}, "previous_response_id"),
+    ({"background": True}, "background"),
+):
     try:
         client.responses.create(input=QUESTION, **more, **ASK)
     except openai.BadRequestError as error:

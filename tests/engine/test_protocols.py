@@ -157,7 +157,9 @@ def test_a_call_cut_amid_its_arguments_is_no_call(server: Service, kind: str, st
 @both
 def test_an_answer_obeys_its_schema(server: Service, kind: str) -> None:
     wanted = {"type": "json_schema", "schema": SCHEMA}
-    asked = {"text": {"format": {**wanted, "name": "x"}}} if kind == "responses" else {"output_config": {"format": wanted}}
+    asked = (
+        {"text": {"format": {**wanted, "name": "x"}}} if kind == "responses" else {"output_config": {"format": wanted}}
+    )
     said = say(server, kind, body(kind, 60, "The office has 21 degrees.", temperature=0) | asked)
     assert set(json.loads(said.text)) == {"celsius"}
 
@@ -173,14 +175,20 @@ def test_a_schema_that_costs_too_much_is_refused_by_its_place(server: Service, k
     }
     wanted = {"type": "json_schema", "schema": hostile}
     place = "text.format.schema" if kind == "responses" else "output_config.format.schema"
-    asked = {"text": {"format": {**wanted, "name": "x"}}} if kind == "responses" else {"output_config": {"format": wanted}}
+    asked = (
+        {"text": {"format": {**wanted, "name": "x"}}} if kind == "responses" else {"output_config": {"format": wanted}}
+    )
     answer = requests.post(f"{server.url}{PATHS[kind]}", json=body(kind) | asked, timeout=120)
     assert answer.status_code == 400 and answer.json()["error"]["message"].startswith(place), answer.text
 
 
 @both
 def test_a_tool_whose_hint_costs_too_much_is_offered_all_the_same(server: Service, kind: str) -> None:
-    hostile = {"type": "object", "properties": {f"p{at}": {"type": "string"} for at in range(300)}, "minProperties": 150}
+    hostile = {
+        "type": "object",
+        "properties": {f"p{at}": {"type": "string"} for at in range(300)},
+        "minProperties": 150,
+    }
     tool = {"name": "f", "input_schema": hostile}
     if kind == "responses":
         tool = {"type": "function", "name": "f", "parameters": hostile}

@@ -25,7 +25,19 @@ FIELDS = (
     "system stop_sequences input_schema tool_result tool_use tool_use_id output_config thinking include truncation "
     "path rawPath method httpMethod headers body isBase64Encoded requestContext role content type text json regex"
 ).split()
-PATHS = ("/chat", "/v1/responses", "/v1/messages", "/generate", "/v1/completions", "/tokenize", "/detokenize", "/v1/models", "/health", "/invoke", "/x")
+PATHS = (
+    "/chat",
+    "/v1/responses",
+    "/v1/messages",
+    "/generate",
+    "/v1/completions",
+    "/tokenize",
+    "/detokenize",
+    "/v1/models",
+    "/health",
+    "/invoke",
+    "/x",
+)
 
 text = st.text(max_size=30) | st.sampled_from(["user", "assistant", "json_schema", "/chat", "data: [DONE]\n\n", "\x00"])
 numbers = st.integers(-(2**70), 2**70) | st.integers(-2, 20) | st.floats()

@@ -66,9 +66,7 @@ def test_a_stream_says_what_the_whole_answer_says(
 
 
 @examples(0.02)
-@given(
-    text=texts.filter(utf8), words=st.integers(1, 30), burst=st.integers(1, 9), kind=st.sampled_from(KINDS[1:])
-)
+@given(text=texts.filter(utf8), words=st.integers(1, 30), burst=st.integers(1, 9), kind=st.sampled_from(KINDS[1:]))
 def test_a_stream_of_named_events_says_what_the_whole_answer_says(
     service: Service, text: str, words: int, burst: int, kind: str
 ) -> None:

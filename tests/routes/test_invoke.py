@@ -82,7 +82,9 @@ def test_an_event_answers_what_the_route_answers(client: Client, path: str, body
         assert through.get_json()["error"]["status"] == direct.status_code
 
 
-@pytest.mark.parametrize(("event", "path"), [
+@pytest.mark.parametrize(
+    ("event", "path"),
+    [
         (CHAT, "/chat"),
         (RAW, "/generate"),
         (RESPONSE, "/v1/responses"),

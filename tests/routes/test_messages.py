@@ -25,14 +25,20 @@ def blocks(*content: Any, role: str = "user") -> dict[str, Any]:
 REFUSED: list[tuple[dict[str, Any], str]] = [
     (blocks(IMAGE), "messages[1].content[0]: only blocks of type text, tool_use"),
     (blocks({"type": "document", "source": {"type": "url", "url": URL}}), "messages[1].content[0]: only blocks"),
-    (blocks({"type": "tool_result", "tool_use_id": "t", "content": [IMAGE]}), "messages[1].content[0].content[0]: only"),
-    (blocks({"type": "tool_use", "id": "t", "name": "f", "input": "{}"}, role="assistant"), "messages[1].content[0]: a"),
+    (
+        blocks({"type": "tool_result", "tool_use_id": "t", "content": [IMAGE]}),
+        "messages[1].content[0].content[0]: only",
+    ),
+    (
+        blocks({"type": "tool_use", "id": "t", "name": "f", "input": "{}"}, role="assistant"),
+        "messages[1].content[0]: a",
+    ),
     (blocks({"type": "text", "text": 5}), "messages[1].content[0].text: must be a string"),
     (blocks({"type": "tool_addition", "tool": {}}), "messages[1].content[0]: only blocks"),
     ({"messages": []}, "messages: must be a list with at least one message"),
     ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].role: must be user or assistant"),
     ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content: must be a string or a list of blocks"),
-    ({"messages": [{"role": "user", "content": "a"}] * 3000}, "messages: at most 2000"),
+    ({"messages": [{"role": "user", "content": ""}] * 2200}, "messages: at most 2000"),
     ({"system": [IMAGE]}, "system[0]: only blocks of type text are accepted"),
     ({"system": 5}, "system: must be a string or a list of blocks"),
     ({"system": "x" * 20_000}, "the text has"),

@@ -88,9 +88,11 @@ def events(raw: str) -> list[tuple[str, Any]]:
     assert raw.endswith("\n\n"), raw[-200:]
     found = []
     for event in raw[:-2].split("\n\n"):
-        head, _, data = event.rpartition("data: ")
-        assert "\n" not in data and head in ("", f"event: {head[7:-1]}\n"), event
-        found.append((head[7:-1], data if data == "[DONE]" else json.loads(data)))
+        *head, data = event.split("\n")
+        assert len(head) <= 1 and all(line.startswith("event: ") for line in head) and data.startswith("data: "), event
+        data = data.removeprefix("data: ")
+        name = head[0].removeprefix("event: ") if head else ""
+        found.append((name, data if data == "[DONE]" else json.loads(data)))
     return found
 
 

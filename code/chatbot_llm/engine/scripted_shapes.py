@@ -12,7 +12,6 @@ from chatbot_llm.engine.protocols.base import EngineRequest
 from chatbot_llm.sse import framed
 
 
-
 class Shape:
     """One answer: streamed as `opening`, `word` for each token and `closing`, or `whole`."""
 

@@ -173,7 +173,6 @@ class SupervisedEngine(Engine):
         return explained
 
 
-
 async def in_thread(work: Callable[[], T]) -> T:
     """Run `work` in a thread that the process's end does not wait for, unlike `asyncio.to_thread`'s."""
     loop = asyncio.get_running_loop()

@@ -274,8 +274,8 @@ def _raw_request(request: EngineRequest) -> Any:
 def _note(request: EngineRequest, usage: Any, metrics: Any) -> None:
     """Keep what the request log wants to know."""
     if usage is not None:
-        prompt = getattr(usage, "prompt_tokens", None) or getattr(usage, "input_tokens", 0)
-        completion = getattr(usage, "completion_tokens", None) or getattr(usage, "output_tokens", 0)
+        prompt = getattr(usage, "prompt_tokens", 0) or getattr(usage, "input_tokens", 0)
+        completion = getattr(usage, "completion_tokens", 0) or getattr(usage, "output_tokens", 0)
         request.usage = {"prompt_tokens": prompt, "completion_tokens": completion}
     if metrics is not None:
         request.timing = {

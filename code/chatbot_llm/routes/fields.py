@@ -121,8 +121,8 @@ _FETCHED = "nothing is fetched here: put what was found into the conversation"
 RESPONSES: Mapping[str, Field] = {
     **{name: field for name, field in _SAMPLING.items() if field.use != "obeyed"},
     **_obeyed(
-        "model input instructions stream max_output_tokens temperature top_p top_k min_p seed stop stop_token_ids tools "
-        "tool_choice parallel_tool_calls text structured_outputs include top_logprobs metadata presence_penalty "
+        "model input instructions stream max_output_tokens temperature top_p top_k min_p seed stop stop_token_ids "
+        "tools tool_choice parallel_tool_calls text structured_outputs include top_logprobs metadata presence_penalty "
         "frequency_penalty repetition_penalty logit_bias skip_special_tokens include_stop_str_in_output ignore_eos "
         "include_reasoning cache_salt chat_template_kwargs"
     ),
@@ -143,7 +143,7 @@ RESPONSES: Mapping[str, Field] = {
     "max_tokens": _refused("send max_output_tokens"),
     "max_completion_tokens": _refused("send max_output_tokens"),
     "messages": _refused("send them as input"),
-    "response_format": _refused("send it as text: {\"format\": {...}}"),
+    "response_format": _refused('send it as text: {"format": {...}}'),
     "access_programs": _refused("it names programs of a vendor's; leave it out"),
 }
 MESSAGES: Mapping[str, Field] = {
@@ -154,7 +154,8 @@ MESSAGES: Mapping[str, Field] = {
     **{
         name: field
         for name, field in _SAMPLING.items()
-        if name.startswith(("mm_", "return_mm", "kv_", "ec_", "vllm_", "watermark")) or name in ("metadata", "service_tier")
+        if name.startswith(("mm_", "return_mm", "kv_", "ec_", "vllm_", "watermark"))
+        or name in ("metadata", "service_tier")
     },
     "cache_control": _harmless("the prefix cache finds equal beginnings by itself"),
     "inference_geo": _harmless("there is one place here"),
@@ -164,7 +165,7 @@ MESSAGES: Mapping[str, Field] = {
     "container": _refused("no code is run here; offer a tool and run it yourself"),
     "mcp_servers": _refused(_FETCHED, []),
     "context_management": _refused(_STATELESS, {}),
-    **dict.fromkeys(("output_format", "response_format"), _refused("send it as output_config: {\"format\": {...}}")),
+    **dict.fromkeys(("output_format", "response_format"), _refused('send it as output_config: {"format": {...}}')),
     "stop": _refused("send stop_sequences"),
     "max_completion_tokens": _refused("send max_tokens"),
 }

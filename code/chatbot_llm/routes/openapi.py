@@ -179,7 +179,8 @@ SCHEMAS: JSON = {
         ["state", "ready", "running", "waiting"], state=TEXT, ready={"type": "boolean"}, running=WHOLE, waiting=WHOLE
     ),
     "Event": {
-        "description": "What POST /chat, /generate, /v1/responses or /v1/messages takes, or any request as path, method, headers and body.",
+        "description": "What POST /chat, /generate, /v1/responses or /v1/messages takes, or any request "
+        "as path, method, headers and body.",
         "anyOf": [
             *map(_ref, ("ChatRequest", "CompletionRequest", "ResponsesRequest", "MessagesRequest")),
             _object(
@@ -265,9 +266,7 @@ def describe() -> JSON:
                 "post": _post("OpenAI response, not stored.", _ref("ResponsesRequest"), _ref("Response"), streams=True)
             },
             "/v1/messages": {
-                "post": _post(
-                    "Anthropic message.", _ref("MessagesRequest"), _ref("Said"), True, error="MessagesError"
-                )
+                "post": _post("Anthropic message.", _ref("MessagesRequest"), _ref("Said"), True, error="MessagesError")
             },
             "/v1/messages/count_tokens": {
                 "post": _post(

@@ -89,8 +89,10 @@ class Messages(Protocol):
         chat = maker.to_chat_completion_request(parsed, merge_inline_system=maker._merge_inline_system)
         last = body["messages"][-1]
         ends = [last["content"]] if isinstance(last["content"], str) else [b.get("text") for b in last["content"]]
-        if last["role"] == "assistant" and ends and ends[-1]:  # the beginning of the answer: the model goes on from there
-            chat.add_generation_prompt, chat.continue_final_message = False, True
+        if (
+            last["role"] == "assistant" and ends and ends[-1]
+        ):  # the beginning of the answer: the model goes on from there
+            return chat.model_copy(update={"add_generation_prompt": False, "continue_final_message": True})
         return chat
 
     def engine_ids(self, request: EngineRequest) -> list[str]:
@@ -120,7 +122,11 @@ class Messages(Protocol):
         async with contextlib.aclosing(events), contextlib.aclosing(source), contextlib.aclosing(made):
             async for event in made:
                 if event.startswith("event: error"):
-                    raise failed[0] if failed else ApiError("the engine could not write this message", code="engine_error")
+                    raise (
+                        failed[0]
+                        if failed
+                        else ApiError("the engine could not write this message", code="engine_error")
+                    )
                 yield event
 
     def whole(self, request: EngineRequest, answer: str) -> str:
@@ -217,7 +223,9 @@ def _text(block: Any, place: str, inside: bool = True) -> str:
 
 def _tool(tool: Any, place: str) -> dict[str, Any]:
     if not isinstance(tool, dict) or (tool.get("type") or "custom") != "custom":
-        raise _wrong(f"{place}.type", "only tools of your own are accepted: the server runs none (web_search, bash ...)")
+        raise _wrong(
+            f"{place}.type", "only tools of your own are accepted: the server runs none (web_search, bash ...)"
+        )
     if not isinstance(tool.get("input_schema"), dict):
         raise _wrong(f"{place}.input_schema", "must be a JSON schema, an object")
     function = {"name": tool.get("name"), "parameters": tool["input_schema"], "strict": tool.get("strict")}

@@ -42,9 +42,7 @@ class Chat(Protocol):
             "object": self.chunk,
             "created": int(time.time()),
             "model": model,
-            "choices": [
-                {"index": at, **self.empty, "logprobs": None, "finish_reason": "length"} for at in choices
-            ],
+            "choices": [{"index": at, **self.empty, "logprobs": None, "finish_reason": "length"} for at in choices],
         }
         return framed(event)
 

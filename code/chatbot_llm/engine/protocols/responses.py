@@ -100,7 +100,7 @@ class Responses(Protocol):
     def reworded(self, request: EngineRequest, event: str) -> str:
         state, name = request.state, event[7 : event.index("\n")]
         state["told"] = state.get("told", 0) + 1
-        held = state.pop("held", "")
+        held: str = state.pop("held", "")
         if name in _BEGINNING or name == "response.completed":
             data = json.loads(event[event.index("data: ") + 6 :])
             response = state["response"] = data["response"]
@@ -119,6 +119,7 @@ class Responses(Protocol):
 
     def failure(self, request: EngineRequest, error: ApiError) -> bytes:
         state = request.state
+        held: str = state.pop("held", "")
         number = state.get("told", 0)
         told = {"code": error.code or "server_error", "message": error.message, "param": error.param}
         # Some clients read the typed event's own fields, others an `error` in it as in every other answer.
@@ -126,7 +127,7 @@ class Responses(Protocol):
         why = {"code": "server_error", "message": error.message}
         response = {**state.get("response", {}), "status": "failed", "error": why}
         last = {"type": "response.failed", "response": response, "sequence_number": number + 1}
-        return (state.pop("held", "") + framed(first, "error") + framed(last, "response.failed")).encode()
+        return (held + framed(first, "error") + framed(last, "response.failed")).encode()
 
 
 def _settle(request: EngineRequest, response: dict[str, Any]) -> None:
@@ -162,7 +163,9 @@ def _message(item: Any, place: str) -> dict[str, Any]:
             raise _wrong(place, "encrypted reasoning cannot be read here; leave this item out")
         return {"role": "assistant", "content": [{**part, "type": "text"} for part in _thoughts(item, place)]}
     if kind == "item_reference":
-        raise _wrong(place, "nothing is stored here to refer to; send the item itself (many clients do with store: false)")
+        raise _wrong(
+            place, "nothing is stored here to refer to; send the item itself (many clients do with store: false)"
+        )
     raise _wrong(place, "only items of type message, function_call, function_call_output and reasoning are accepted")
 
 
@@ -184,8 +187,8 @@ def _plain(item: dict[str, Any]) -> dict[str, Any] | None:
         return {"type": kind, "call_id": item.get("call_id"), "output": _text(item.get("output"), "\n")}
     if kind == "reasoning":
         thoughts = "\n".join(part["text"] for part in _thoughts(item, ""))
-        content = [{"type": "reasoning_text", "text": thoughts}]
-        return {"type": kind, "id": "rs_0", "summary": [], "content": content} if thoughts else None
+        part = {"type": "reasoning_text", "text": thoughts}
+        return {"type": kind, "id": "rs_0", "summary": [], "content": [part]} if thoughts else None
     content = item.get("content")
     if item["role"] == "assistant":
         content = _text(content, "")
@@ -196,7 +199,9 @@ def _plain(item: dict[str, Any]) -> dict[str, Any] | None:
 
 def _text(content: Any, between: str) -> str:
     parts = [content] if isinstance(content, str) else content or []
-    return between.join(part if isinstance(part, str) else part.get("text") or part.get("refusal") or "" for part in parts)
+    return between.join(
+        part if isinstance(part, str) else part.get("text") or part.get("refusal") or "" for part in parts
+    )
 
 
 def _tool(tool: Any, place: str) -> dict[str, Any]:
