@@ -160,6 +160,14 @@ PROMISES = (
         ("tests/routes/test_validation.py::test_a_body_that_asks_for_too_much_is_refused",),
     ),
     Promise(
+        "Hostile structured output (schemas, patterns, counts) is tried in another process and stops nobody's stream",
+        "a neighbour's longest gap {hostile_schema_gap}, without them {neighbour_usual_gap}, vLLM on two cores",
+        (
+            "tests/engine/test_schemas.py::test_no_schema_makes_a_neighbour_wait",
+            "tests/engine/test_schemas.py::test_the_work_ends_with_its_request",
+        ),
+    ),
+    Promise(
         "Lifecycle routes are closed to the HTTP trigger",
         HOLDS,
         (f"{FC}nobody_reaches_the_lifecycle_through_the_trigger",),

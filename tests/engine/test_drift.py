@@ -114,12 +114,6 @@ def test_the_engine_is_started_by_the_context_we_put_in_place() -> None:
     assert "context = get_mp_context()" in source and "context.Process(" in source
 
 
-def test_the_kv_cache_is_allocated_by_the_call_we_stand_in_for() -> None:
-    from vllm.v1.worker.utils import allocate_kv_cache
-
-    assert "buf = torch.zeros(buf_size, dtype=torch.int8, device=device)\n" in inspect.getsource(allocate_kv_cache)
-
-
 def test_vllm_goes_on_without_the_compiler_we_hide() -> None:
     from vllm import env_override
 

@@ -26,15 +26,11 @@ from chatbot_llm.errors import ApiError, BadRequest, UsageError
 from chatbot_llm.observability import tracing
 from chatbot_llm.settings import Settings
 
-#: vLLM's name for the class; not imported here, it lives in the engine's process.
-CPU_WORKER = "chatbot_llm.engine.patches.cpu_worker.Worker"
-
 
 def engine_modules(profile: str) -> list[str]:
     """What the engine's process imports before it knows its work: most of what it will ever need."""
     worker = "cpu_worker" if profile == "cpu" else "gpu_worker"
-    ours = [CPU_WORKER.rpartition(".")[0]] if profile == "cpu" else []
-    return [f"vllm.v1.worker.{worker}", "vllm.v1.engine.core", "vllm._aiter_ops", *ours]
+    return [f"vllm.v1.worker.{worker}", "vllm.v1.engine.core", "vllm._aiter_ops"]
 
 
 class VllmEngine(SupervisedEngine):
@@ -93,8 +89,6 @@ class VllmEngine(SupervisedEngine):
             engine_args = AsyncEngineArgs.from_cli_args(args)
         except (TypeError, ValueError) as error:
             raise UsageError(str(error)) from error
-        if profile == "cpu" and engine_args.worker_cls == "auto":
-            engine_args.worker_cls = CPU_WORKER
         self._enter(Phase.SPAWN)
         with contextlib.ExitStack() as starting:
             if "--numa-bind" not in profiles.given(argv):  # with it vLLM starts another executable
