@@ -20,6 +20,13 @@ assert.match(pieces.join(""), /Paris/);
 const cut = await generateText({ ...ask, prompt, maxOutputTokens: 2 });
 assert.equal(cut.finishReason, "length");
 
+const messages = [
+  { role: "user", content: prompt }, ...answer.response.messages, { role: "user", content: "And of Italy?" },
+];
+const next = await generateText({ ...ask, messages, maxOutputTokens: 20, providerOptions: { openai: { store: false } } });
+assert.ok(next.text);
+await assert.rejects(generateText({ ...ask, messages }), /store: false/);
+
 const schema = z.object({ room: z.string(), celsius: z.number().int() });
 const { object } = await generateObject({ ...ask, schema, prompt: "Office, 21 degrees.", maxOutputTokens: 100 });
 assert.ok(Number.isInteger(object.celsius));
