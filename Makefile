@@ -67,12 +67,17 @@ run: $(VENV)/service ## Run the service here on :8000, for this machine (HOST=0.
 # --- testing ----------------------------------------------------------------------------------------------------
 
 .PHONY: test
-test: $(VENV)/dev ## Run every test that can run here, real engine included
+test: $(VENV)/dev ## Run every test that can run here, real engine included (ARGS=tests/routes: only those)
+ifeq ($(ARGS),)
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m 'not engine'
+	$(BIN)/python -m pytest -m engine
+else
 	$(BIN)/python -m pytest $(ARGS)
+endif
 
 .PHONY: test-fast
 test-fast: $(VENV)/dev ## Run the tests of every room that start neither an engine nor a process, in a minute
-	$(BIN)/python -m pytest -m 'not engine and not process' $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not engine and not process' $(ARGS)
 
 MINUTES ?= 5
 .PHONY: soak

@@ -24,8 +24,11 @@ PYTHON = {
     "llamaindex": ("llama-index-llms-openai-like==0.8.1",),
     "litellm": ("litellm==1.106.2", "mcp"),
     "llm": ("llm==0.36",),
+    "agents": ("openai-agents==0.24.0",),
+    "pydantic_ai": ("pydantic-ai-slim[openai]==2.68.0",),
+    "anthropic": ("anthropic==2.10.0",),
 }
-NODE = {"js": ("openai@6.49.0",)}
+NODE = {"js": ("openai@6.49.0",), "ai": ("ai@7.0.173", "@ai-sdk/openai@4.0.118", "zod@4.6.7")}
 INSTALL_LIMIT_S = 280
 #: What pip and npm say when nobody answers.
 OUT_OF_REACH = re.compile(

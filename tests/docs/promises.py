@@ -29,6 +29,7 @@ OVERLOAD, DISCONNECTS, DEATH = (f"{CONTRACT}{name}.py::test_" for name in ("over
 DRAIN, FREEZE, FC = (f"{CONTRACT}{name}.py::test_" for name in ("drain", "freeze", "fc"))
 SLOW, DEADLINES, REAL = (f"{CONTRACT}{name}.py::test_" for name in ("slow_clients", "deadlines", "real_engine_faults"))
 OPENAI = "tests/engine/test_openai_client.py::test_"
+PROTOCOLS = "tests/engine/test_protocols.py::test_"
 SECURITY = "tests/security/test_"
 RAG = "tests/rag/test_"
 
@@ -176,9 +177,34 @@ PROMISES = (
         ),
     ),
     Promise(
+        "Hostile structured output (schemas, patterns, counts) is tried in another process and stops nobody's stream",
+        "a neighbour's longest gap {hostile_schema_gap}, without them {neighbour_usual_gap}, vLLM on two cores",
+        (
+            "tests/engine/test_schemas.py::test_no_schema_makes_a_neighbour_wait",
+            "tests/engine/test_schemas.py::test_the_work_ends_with_its_request",
+        ),
+    ),
+    Promise(
         "Lifecycle routes are closed to the HTTP trigger",
         HOLDS,
         (f"{FC}nobody_reaches_the_lifecycle_through_the_trigger",),
+    ),
+    Promise(
+        "Responses and Messages say what `/chat` says: the same text and counts, cut the same way",
+        HOLDS,
+        (
+            f"{PROTOCOLS}text_and_counts_are_those_of_chat",
+            f"{PROTOCOLS}a_conversation_with_tools_is_the_same_prompt",
+            f"{PROTOCOLS}the_deadline_returns_partial_text_and_frees_the_engine",
+        ),
+    ),
+    Promise(
+        "Nothing of a request is kept after its answer, whatever it asks",
+        HOLDS,
+        (
+            "tests/routes/test_protocols.py::test_a_thousand_requests_leave_nothing_behind",
+            f"{PROTOCOLS}vllm_keeps_nothing_of_a_thousand_requests",
+        ),
     ),
     Promise(
         "`/invoke` answers what the route answers",

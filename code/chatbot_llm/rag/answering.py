@@ -8,7 +8,9 @@ import contextlib
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
-from chatbot_llm.engine.base import Engine, EngineRequest
+from chatbot_llm.engine.base import Engine
+from chatbot_llm.engine.protocols import PROTOCOLS
+from chatbot_llm.engine.protocols.base import EngineRequest
 from chatbot_llm.rag.citations import Sources, check
 from chatbot_llm.rag.documents import Body, Documents, form_of
 from chatbot_llm.sse import one_line
@@ -30,20 +32,23 @@ async def answer(engine: Engine, request: EngineRequest, documents: Documents) -
     Every message, and in a stream the last delta of every choice, has `annotations` and `grounding`.
     """
     form = form_of(*engine.template())
-    if request.kind == "tokenize":
-        request.body = documents.place(request.body, form, len(documents.items))
+    if not request.protocol.generates:
+        request.ask(documents.place(request.body, form, len(documents.items)))
         engine.prepare(request)
         return await engine.answer(request)
 
     async def count(body: Body) -> int:
-        asked = EngineRequest("tokenize", body if "prompt" in body else {k: body[k] for k in _COUNTED if k in body})
+        asked = EngineRequest(
+            PROTOCOLS["tokenize"], body if "prompt" in body else {k: body[k] for k in _COUNTED if k in body}
+        )
         engine.prepare(asked)
         said = await engine.answer(asked)
         assert isinstance(said, bytes)
         return int(json.loads(said)["count"])
 
     context = engine.models()[0]["max_model_len"]
-    request.body, used = await documents.fit(request.body, form, context, count)
+    body, used = await documents.fit(request.body, form, context, count)
+    request.ask(body)
     engine.prepare(request)
     shown, left_out = documents.items[:used], documents.items[used:]
     # Made ready while the model reads the prompt.

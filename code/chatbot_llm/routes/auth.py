@@ -67,7 +67,7 @@ def check(request: Request, settings: Settings) -> None:
             return
     if settings.keys and not known:
         raise ApiError(
-            "a valid API key is needed: send `Authorization: Bearer KEY` or `api-key: KEY`",
+            "a valid API key is needed: send `Authorization: Bearer KEY`, `x-api-key: KEY` or `api-key: KEY`",
             status=401,
             code="invalid_api_key",
         )
@@ -105,7 +105,7 @@ def _presented(request: Request) -> str:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token:
         return token.strip()
-    return request.headers.get("api-key", "").strip()
+    return (request.headers.get("api-key") or request.headers.get("x-api-key", "")).strip()
 
 
 def _known(presented: str, keys: tuple[str, ...]) -> bool:

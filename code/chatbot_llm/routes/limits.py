@@ -12,7 +12,11 @@ def table() -> str:
     rows = [
         ("body, bytes", default["max_body_bytes"], "`CHATBOT_MAX_BODY_BYTES`"),
         ("text of a request, characters", default["max_prompt_chars"], "`CHATBOT_MAX_PROMPT_CHARS`"),
-        ("`max_tokens`, `max_completion_tokens`, `min_tokens`", default["max_tokens_cap"], "`CHATBOT_MAX_TOKENS_CAP`"),
+        (
+            "`max_tokens`, `max_completion_tokens`, `max_output_tokens`, `min_tokens`",
+            default["max_tokens_cap"],
+            "`CHATBOT_MAX_TOKENS_CAP`",
+        ),
         ("`n`; prompts in one completion", default["max_choices"], "`CHATBOT_MAX_CHOICES`"),
         ("messages and content parts", validation.MAX_MESSAGES, ""),
         *((f"`{name}`", most, "") for name, most in validation.MAX_ITEMS.items()),

@@ -66,6 +66,17 @@ _SAMPLING: JSON = {
     "frequency_penalty": NUMBER,
 }
 
+#: What a chat and a response share beside that, and a message and its counting.
+TOOLS: JSON = {
+    "tools": {"type": ["array", "null"], "items": {"type": "object"}},
+    "tool_choice": {"anyOf": [_enum("none", "auto", "required"), {"type": ["object", "null"]}]},
+}
+MESSAGE: JSON = {
+    "system": {"type": ["string", "null"]},
+    "tools": {"type": ["array", "null"], "items": {"type": "object"}},
+    "tool_choice": {"type": ["object", "null"]},
+}
+
 SCHEMAS: JSON = {
     "Error": _object(
         ["error"],
@@ -102,15 +113,60 @@ SCHEMAS: JSON = {
             "description": "In place of the service's own; empty: none.",
         },
         max_completion_tokens=COUNT,
-        tools={"type": ["array", "null"], "items": {"type": "object"}},
-        tool_choice={"anyOf": [_enum("none", "auto", "required"), {"type": ["object", "null"]}]},
         response_format={"type": ["object", "null"]},
+        **TOOLS,
         **_SAMPLING,
     ),
     "CompletionRequest": _object(
         ["prompt"],
         prompt={"anyOf": [TEXT, {**STRINGS, "minItems": 1}, {"type": "array", "minItems": 1, "items": WHOLE}]},
         **_SAMPLING,
+    ),
+    "ResponsesRequest": _object(
+        ["input"],
+        input={"anyOf": [{**TEXT, "minLength": 1}, {"type": "array", "minItems": 1, "items": {"type": "object"}}]},
+        instructions={"type": ["string", "null"]},
+        max_output_tokens=COUNT,
+        text={"type": ["object", "null"]},
+        metadata={"type": ["object", "null"], "additionalProperties": TEXT},
+        **{name: _SAMPLING[name] for name in ("model", "stream", "temperature", "top_p", "seed")},
+        **TOOLS,
+    ),
+    "Response": _object(
+        ["id", "object", "created_at", "model", "status", "output", "store"],
+        id=TEXT,
+        object=_enum("response"),
+        created_at=WHOLE,
+        model=TEXT,
+        status=_enum("completed", "incomplete"),
+        output={"type": "array", "items": {"type": "object"}},
+        store={"type": "boolean", "description": "Always false: nothing is stored."},
+    ),
+    "MessagesRequest": _object(
+        ["messages", "max_tokens"],
+        messages={"type": "array", "minItems": 1, "items": _ref("Turn")},
+        **MESSAGE,
+        max_tokens={**WHOLE, "minimum": 1},
+        stop_sequences={"anyOf": [STRINGS, {"type": "null"}]},
+        **{name: _SAMPLING[name] for name in ("model", "stream", "temperature", "top_p")},
+    ),
+    "CountRequest": _object(["messages"], messages={"type": "array", "minItems": 1, "items": _ref("Turn")}, **MESSAGE),
+    "Turn": _object(
+        ["role", "content"],
+        role=_enum("user", "assistant"),
+        content={"anyOf": [TEXT, {"type": "array", "items": _object(["type", "text"], type=_enum("text"), text=TEXT)}]},
+    ),
+    "Said": _object(
+        ["id", "type", "role", "model", "content", "usage"],
+        id=TEXT,
+        type=_enum("message"),
+        role=_enum("assistant"),
+        model=TEXT,
+        content={"type": "array", "items": {"type": "object"}},
+        usage={"type": "object"},
+    ),
+    "MessagesError": _object(
+        ["type", "error"], type=_enum("error"), error=_object(["type", "message"], type=TEXT, message=TEXT)
     ),
     "Usage": _object(["prompt_tokens", "completion_tokens"], prompt_tokens=WHOLE, completion_tokens=WHOLE),
     "Annotation": _object(
@@ -165,10 +221,10 @@ SCHEMAS: JSON = {
         ["state", "ready", "running", "waiting"], state=TEXT, ready={"type": "boolean"}, running=WHOLE, waiting=WHOLE
     ),
     "Event": {
-        "description": "What POST /chat or POST /generate takes, or any request as path, method, headers and body.",
+        "description": "What POST /chat, /generate, /v1/responses or /v1/messages takes, or any request "
+        "as path, method, headers and body.",
         "anyOf": [
-            _ref("ChatRequest"),
-            _ref("CompletionRequest"),
+            *map(_ref, ("ChatRequest", "CompletionRequest", "ResponsesRequest", "MessagesRequest")),
             _object(
                 ["path"],
                 path={"type": "string", "pattern": "^/"},
@@ -192,12 +248,12 @@ _HEADERS: list[JSON] = [
 ]
 
 
-def _answers(content: JSON, *statuses: int) -> JSON:
+def _answers(content: JSON, *statuses: int, error: str = "Error") -> JSON:
     said: JSON = {"200": {"description": "The answer.", "content": content}}
     for status in statuses:
         said[str(status)] = {
             "description": _ERRORS[status],
-            "content": {"application/json": {"schema": _ref("Error")}},
+            "content": _of(_ref(error)),
         }
     return said
 
@@ -206,14 +262,13 @@ def _of(schema: JSON) -> JSON:
     return {"application/json": {"schema": schema}}
 
 
-def _post(summary: str, takes: JSON, gives: JSON, streams: bool = False, **more: Any) -> JSON:
+def _post(summary: str, takes: JSON, gives: JSON, streams: bool = False, error: str = "Error") -> JSON:
     content = _of(gives) | ({"text/event-stream": {}} if streams else {})
     return {
         "summary": summary,
         "parameters": _HEADERS,
         "requestBody": {"required": True, "content": _of(takes)},
-        "responses": _answers(content, 400, 401, 403, 404, 413, 415, 429, 500, 503, 504),
-        **more,
+        "responses": _answers(content, 400, 401, 403, 404, 413, 415, 429, 500, 503, 504, error=error),
     }
 
 
@@ -237,7 +292,7 @@ def describe() -> JSON:
     return {
         "openapi": "3.1.0",
         "info": {"title": "chatbot-llm", "version": __version__, "license": {"name": "Apache-2.0"}},
-        "security": [{"bearer": []}, {"api_key": []}, {}],
+        "security": [{"bearer": []}, {"api_key": []}, {"x_api_key": []}, {}],
         "paths": {
             "/chat": {"post": chat},
             "/v1/chat/completions": {"post": chat},
@@ -248,6 +303,20 @@ def describe() -> JSON:
             },
             "/v1/completions": {
                 "post": _post("OpenAI completion.", _ref("CompletionRequest"), _ref("Completion"), streams=True)
+            },
+            "/v1/responses": {
+                "post": _post("OpenAI response, not stored.", _ref("ResponsesRequest"), _ref("Response"), streams=True)
+            },
+            "/v1/messages": {
+                "post": _post("Anthropic message.", _ref("MessagesRequest"), _ref("Said"), True, error="MessagesError")
+            },
+            "/v1/messages/count_tokens": {
+                "post": _post(
+                    "Tokens of an Anthropic message.",
+                    _ref("CountRequest"),
+                    _object(["input_tokens"], input_tokens=WHOLE),
+                    error="MessagesError",
+                )
             },
             "/tokenize": {"post": _post("Token ids of a prompt or of messages.", prompt, _ref("Tokens"))},
             "/detokenize": {"post": _post("The text of token ids.", tokens, {"type": "object"})},
@@ -282,6 +351,7 @@ def describe() -> JSON:
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "api_key": {"type": "apiKey", "in": "header", "name": "api-key"},
+                "x_api_key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
             },
         },
     }

@@ -9,14 +9,14 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 
-from chatbot_llm.engine.base import EngineRequest, State
+from chatbot_llm.engine.base import State
+from chatbot_llm.engine.protocols.base import EngineRequest
 from chatbot_llm.errors import ApiError, Unavailable
 from chatbot_llm.observability import tracing
 from chatbot_llm.rag import answering
 from chatbot_llm.rag.documents import Documents
 from chatbot_llm.serving.admission import Cause
 from chatbot_llm.serving.service import GRACE_S, Service
-from chatbot_llm.sse import error_event
 
 log = logging.getLogger("chatbot_llm.request")
 
@@ -24,7 +24,6 @@ log = logging.getLogger("chatbot_llm.request")
 CLIENT_GONE = 499
 #: Seconds between two tries to cut a request short: before its prompt is rendered the engine does not know it.
 CUT_AGAIN_S = 0.1
-_LAST = b"data: [DONE]\n\n"
 
 
 class Request:
@@ -105,6 +104,7 @@ class Request:
         return stream
 
     def _refused(self, error: ApiError) -> ApiError:
+        error = self.engine_request.protocol.in_words(error)
         self.close(error.code or str(error.status))
         return error
 
@@ -249,7 +249,7 @@ class Stream:
         event, self._first = self._first, None
         if event is None:
             event = await self._next()
-        self._ended = event.endswith(_LAST)
+        self._ended = self.request.engine_request.protocol.ends(event)
         return event if self.change is None else self.change(event)
 
     async def _next(self) -> bytes:
@@ -264,7 +264,8 @@ class Stream:
         except StopAsyncIteration:
             error = ApiError("the engine ended the answer without its last event", code="engine_error")
         self._failed = True
-        return error_event(error.envelope())
+        request = self.request.engine_request
+        return request.protocol.failure(request, request.protocol.in_words(error))
 
     async def aclose(self) -> None:
         request = self.request
