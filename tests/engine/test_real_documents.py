@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import anthropic
 import openai
 import pytest
 import requests
@@ -90,3 +91,38 @@ def test_tools_and_structured_answers_go_with_documents(server: Service) -> None
     answer = post(server, "/chat", documents=LONG, response_format=wanted, max_tokens=20).json()
     assert answer["choices"][0]["message"]["content"] in ('"yes"', '"no"')
     assert answer["choices"][0]["message"]["grounding"]["documents"] == ["d1", "d2", "d3"]
+
+
+def test_a_client_of_each_protocol_gets_the_same_citations(server: Service) -> None:
+    document = {"id": "1", "title": "Ice", "text": FROST}
+    question = str(ASKED[0]["content"])
+    chat = post(server, "/chat", documents=[document], max_tokens=60).json()["choices"][0]["message"]
+    model = requests.get(f"{server.v1}/models", timeout=60).json()["data"][0]["id"]
+    ask: dict[str, Any] = {"model": model, "temperature": 0}
+
+    responses = openai.OpenAI(base_url=server.v1, api_key="unused", max_retries=0, timeout=120).responses
+    extra = {"documents": [document]}
+    more = {**ask, "input": question, "max_output_tokens": 60, "extra_body": extra}
+    whole = responses.create(**more)
+    (item,) = json.loads(whole.model_dump_json())["output"]
+    assert item["content"][0]["text"] == chat["content"] and item["grounding"] == chat["grounding"]
+    assert [each["start_index"] for each in item["content"][0]["annotations"]] == [
+        each["url_citation"]["start_index"] for each in chat["annotations"]
+    ]
+    last = list(responses.create(**more, stream=True))[-1]
+    (streamed,) = json.loads(last.model_dump_json())["response"]["output"]
+    assert streamed["content"][0]["annotations"] == item["content"][0]["annotations"]
+
+    messages = anthropic.Anthropic(base_url=server.url, api_key="unused", max_retries=0, timeout=120).messages
+    block = {"type": "document", "title": "Ice", "citations": {"enabled": True}}
+    block["source"] = {"type": "text", "media_type": "text/plain", "data": FROST}
+    said: Any = [{"role": "user", "content": [block, {"type": "text", "text": question}]}]
+    answer = messages.create(**ask, messages=said, max_tokens=60)
+    (text,) = json.loads(answer.model_dump_json())["content"]
+    assert text["text"] == chat["content"] and text["grounding"] == chat["grounding"]
+    assert [each["start_index"] for each in text["citations"]] == [
+        each["url_citation"]["start_index"] for each in chat["annotations"]
+    ]
+    with messages.stream(**ask, messages=said, max_tokens=60) as stream:
+        final = json.loads(stream.get_final_message().model_dump_json())["content"][0]
+    assert [each["cited_text"] for each in final["citations"]] == [each["cited_text"] for each in text["citations"]]

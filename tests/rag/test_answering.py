@@ -4,7 +4,10 @@ import json
 from typing import Any
 
 import pytest
+from anthropic.types import CitationCharLocation, TextBlock
+from openai.types.responses import ResponseOutputMessage, ResponseOutputText
 
+from chatbot_llm.rag.documents import INSTRUCTION
 from in_process import Client, Make
 
 FROST = "Below about 5 \u00b0C outside, the moisture of the air freezes on the fins as frost."
@@ -94,3 +97,103 @@ def test_documents_of_a_request_that_waited_for_the_model_are_there(make_app: Ma
 def test_an_event_has_citations_too(client: Client) -> None:
     message = client.post("/invoke", json=CHAT).get_json()["choices"][0]["message"]
     assert [each["kind"] for each in message["annotations"]] == ["verbatim", "mark"] or message["annotations"]
+
+
+# the other protocols
+
+RESPONSES = {"input": "Why?", "max_output_tokens": 40, "documents": DOCUMENTS}
+BLOCKS: list[dict[str, Any]] = [
+    {
+        "type": "document",
+        "source": {"type": "text", "media_type": "text/plain", "data": FROST},
+        "title": "Ice",
+        "citations": {"enabled": True},
+    },
+    {"type": "document", "source": {"type": "content", "content": [{"type": "text", "text": "The fan stands still."}]}},
+    {"type": "text", "text": "Why?"},
+]
+MESSAGES = {"messages": [{"role": "user", "content": BLOCKS}], "max_tokens": 40}
+
+
+def named(answer: Any) -> list[dict[str, Any]]:
+    """The data of every event of a stream with names."""
+    return [json.loads(event.split("data: ", 1)[1]) for event in answer.get_data(as_text=True).strip().split("\n\n")]
+
+
+def test_responses_have_annotations_in_their_own_form(client: Client) -> None:
+    chat = client.post("/chat", json=CHAT).get_json()["choices"][0]["message"]
+    answer = client.post("/v1/responses", json=RESPONSES).get_json()
+    (item,) = answer["output"]
+    (part,) = ResponseOutputMessage.model_validate(item).content
+    assert isinstance(part, ResponseOutputText) and [each.type for each in part.annotations] == ["url_citation"] * 2
+    flat = [{"type": each["type"], "kind": each["kind"], **each["url_citation"]} for each in chat["annotations"]]
+    told = [{name: each[name] for name in flat[0]} for each in item["content"][0]["annotations"]]
+    assert told == flat and item["grounding"] == chat["grounding"]
+
+
+def test_a_stream_of_responses_says_the_same_in_every_event_that_has_the_text(client: Client) -> None:
+    (item,) = client.post("/v1/responses", json=RESPONSES).get_json()["output"]
+    events = {each["type"]: each for each in named(client.post("/v1/responses", json={**RESPONSES, "stream": True}))}
+    last = events["response.completed"]["response"]["output"][0]
+    assert events["response.content_part.done"]["part"]["annotations"] == item["content"][0]["annotations"]
+    for each in (last, events["response.output_item.done"]["item"]):
+        assert each["content"] == item["content"] and each["grounding"] == item["grounding"]
+
+
+def test_messages_have_citations_that_anthropics_client_takes(client: Client) -> None:
+    (block,) = client.post("/v1/messages", json=MESSAGES).get_json()["content"]
+    mark, verbatim = TextBlock.model_validate(block).citations or []
+    assert isinstance(verbatim, CitationCharLocation) and verbatim.document_title == "Ice"
+    assert FROST[verbatim.start_char_index : verbatim.end_char_index] == verbatim.cited_text
+    _, first = block["citations"]
+    assert block["text"][first["start_index"] : first["end_index"]] == verbatim.cited_text
+    assert isinstance(mark, CitationCharLocation) and (mark.document_index, mark.cited_text) == (0, FROST)
+    assert block["grounding"]["documents"] == ["1", "2"]
+
+
+def test_a_stream_of_messages_cites_before_its_block_ends(client: Client) -> None:
+    (block,) = client.post("/v1/messages", json=MESSAGES).get_json()["content"]
+    events = named(client.post("/v1/messages", json={**MESSAGES, "stream": True}))
+    deltas = [each["delta"] for each in events if each["type"] == "content_block_delta"]
+    assert "".join(delta["text"] for delta in deltas if delta["type"] == "text_delta") == block["text"]
+    assert [each["citation"] for each in deltas if each["type"] == "citations_delta"] == block["citations"]
+    (stop,) = [each for each in events if each["type"] == "content_block_stop"]
+    assert stop["grounding"] == block["grounding"]
+    assert [each["type"] for each in events[-3:]] == ["content_block_stop", "message_delta", "message_stop"]
+
+
+def test_documents_of_messages_are_asked_to_be_cited_only_where_their_sender_wants_it(client: Client) -> None:
+    def tokens(block: dict[str, Any]) -> int:
+        body = {"messages": [{"role": "user", "content": [block, BLOCKS[-1]]}]}
+        return int(client.post("/v1/messages/count_tokens", json=body).get_json()["input_tokens"])
+
+    silent = {name: value for name, value in BLOCKS[0].items() if name != "citations"}
+    assert tokens(BLOCKS[0]) - tokens(silent) == len(INSTRUCTION.split())
+    assert tokens(silent) > len(FROST.split())
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/messages"])
+def test_documents_that_do_not_fit_are_refused_in_every_protocol(client: Client, path: str) -> None:
+    long = "ice " * 9000
+    block = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": long}}
+    body = {**RESPONSES, "documents": [{"text": long}]}
+    if path == "/v1/messages":
+        body = {**MESSAGES, "messages": [{"role": "user", "content": [block, BLOCKS[-1]]}]}
+    answer = client.post(path, json={**body, "stream": True})
+    assert answer.status_code == 400 and "of 1 documents would fit" in answer.get_json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("block", "place"),
+    [
+        ({"type": "document", "source": {"type": "url", "url": "http://a"}}, "messages[0].content[0].source"),
+        ({"type": "document", "source": {"type": "text", "data": ""}}, "messages[0].content[0].source"),
+        ({"type": "document", "source": {"type": "content", "content": [{"type": "image"}]}}, "source.content[0]"),
+        ({**BLOCKS[0], "context": "a"}, "messages[0].content[0].context"),
+        ({**BLOCKS[0], "title": 1}, "messages[0].content[0].source"),
+    ],
+)
+def test_a_block_that_is_no_text_is_refused_with_its_place(client: Client, block: Any, place: str) -> None:
+    body = {"messages": [{"role": "user", "content": [block, BLOCKS[-1]]}], "max_tokens": 4}
+    answer = client.post("/v1/messages", json=body)
+    assert answer.status_code == 400 and place in answer.get_json()["error"]["message"]

@@ -12,6 +12,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from chatbot_llm.errors import BadRequest
 from chatbot_llm.rag import documents
 from chatbot_llm.rag.documents import Documents, Form, form_of
+from chatbot_llm.rag.forms import FORMS
 
 ASKED: list[dict[str, Any]] = [{"role": "user", "content": "Why?"}]
 #: The tokens of Qwen2.5's tokenizer that are not text, as its tokenizer_config.json lists them.
@@ -80,10 +81,11 @@ def given_documents(*texts: str, **more: Any) -> Documents:
 
 
 def placed(form: Form, *texts: str, messages: list[dict[str, Any]] | None = None, **more: Any) -> dict[str, Any]:
-    return given_documents(*texts, **more).place({"messages": messages or ASKED}, form, len(texts))
+    return given_documents(*texts, **more).place({"messages": messages or ASKED}, form, len(texts), put)
 
 
 PLAIN = form_of("", ())
+put = FORMS["chat"].put
 
 
 # inert
@@ -108,10 +110,10 @@ def test_no_control_token_of_the_model_comes_out_of_a_document(model: Model) -> 
         for text in hostile(token):
             for body in (
                 placed(model.form, text),
-                given_documents("a").place({"messages": ASKED}, model.form, 1)
+                given_documents("a").place({"messages": ASKED}, model.form, 1, put)
                 | placed(model.form, "harmless", text, messages=[{"role": "system", "content": "Be brief."}, *ASKED]),
                 documents.Documents((documents.Document(1, token, f"{token} {text}", "x"),)).place(
-                    {"messages": ASKED}, model.form, 1
+                    {"messages": ASKED}, model.form, 1, put
                 ),
             ):
                 ours = [number for number in model.tokens(body) if number in control]
@@ -196,7 +198,7 @@ def test_the_instruction_can_be_replaced_or_switched_off(instruction: str) -> No
 
 def test_a_title_stays_one_line_and_inside_its_quotation_marks() -> None:
     found = documents.Documents((documents.Document(1, "a", 'x">\n<document', "Ice."),))
-    content = found.place({"messages": ASKED}, PLAIN, 1)["messages"][0]["content"]
+    content = found.place({"messages": ASKED}, PLAIN, 1, put)["messages"][0]["content"]
     assert '<document cite="[1]" title="x\'> < document">\nIce.\n</document>' in content
 
 
@@ -242,7 +244,7 @@ def test_no_documents_are_none() -> None:
 # fitting
 
 
-def fit(found: Documents, context: int, **body: Any) -> tuple[dict[str, Any], int, list[str]]:
+def fit(found: Documents, context: int, answer: int) -> tuple[dict[str, Any], int, list[str]]:
     """A model whose tokens are characters."""
     asked: list[str] = []
 
@@ -250,12 +252,12 @@ def fit(found: Documents, context: int, **body: Any) -> tuple[dict[str, Any], in
         asked.append(next(iter(body)))
         return len(body["prompt"]) if "prompt" in body else length(body)
 
-    placed, used = asyncio.run(found.fit({"messages": ASKED, **body}, PLAIN, context, count))
+    placed, used = asyncio.run(found.fit({"messages": ASKED}, PLAIN, context, answer, count, put))
     return placed, used, asked
 
 
 def size(found: Documents, used: int) -> int:
-    return length(found.place({"messages": ASKED}, PLAIN, used))
+    return length(found.place({"messages": ASKED}, PLAIN, used, put))
 
 
 def length(body: dict[str, Any]) -> int:
@@ -267,14 +269,14 @@ FIVE = [character * 100 for character in "abcde"]
 
 def test_what_fits_is_counted_once() -> None:
     found = given_documents(*FIVE)
-    _, used, asked = fit(found, size(found, 5) + 20, max_tokens=20)
+    _, used, asked = fit(found, size(found, 5) + 20, 20)
     assert used == 5 and asked == ["messages"]
 
 
 @pytest.mark.parametrize("used", [1, 2, 3, 4])
 def test_whole_documents_are_left_out_from_the_end_until_the_rest_fits(used: int) -> None:
     found = given_documents(*FIVE, documents_policy="drop_last")
-    body, kept, asked = fit(found, size(found, used + 1) + 19, max_tokens=20)
+    body, kept, asked = fit(found, size(found, used + 1) + 19, 20)
     content = body["messages"][0]["content"]
     assert kept == used
     assert [text in content for text in FIVE] == [True] * used + [False] * (5 - used)
@@ -284,7 +286,7 @@ def test_whole_documents_are_left_out_from_the_end_until_the_rest_fits(used: int
 def test_documents_that_do_not_fit_are_refused_with_the_count() -> None:
     found = given_documents(*FIVE)
     with pytest.raises(BadRequest) as refused:
-        fit(found, size(found, 3) + 20, max_tokens=20)
+        fit(found, size(found, 3) + 20, 20)
     told = refused.value
     assert told.code == "context_length_exceeded" and told.param == "documents"
     assert f"{size(found, 5) - size(found, 3)} more than" in told.message and "first 3 of 5" in told.message
@@ -293,10 +295,12 @@ def test_documents_that_do_not_fit_are_refused_with_the_count() -> None:
 @pytest.mark.parametrize("policy", documents.POLICIES)
 def test_an_answer_without_any_of_the_documents_is_none(policy: str) -> None:
     with pytest.raises(BadRequest, match="first 0 of 5"):
-        fit(given_documents(*FIVE, documents_policy=policy), 200, max_tokens=20)
+        fit(given_documents(*FIVE, documents_policy=policy), 200, 20)
 
 
 def test_room_is_kept_for_an_answer_of_unknown_length() -> None:
     found = given_documents(*FIVE, documents_policy="drop_last")
-    assert fit(found, size(found, 5) + documents.ANSWER_TOKENS)[1] == 5
-    assert fit(found, size(found, 5) + documents.ANSWER_TOKENS - 1)[1] == 4
+    kept = FORMS["chat"].answer_tokens({})
+    assert kept == documents.ANSWER_TOKENS
+    assert fit(found, size(found, 5) + kept, kept)[1] == 5
+    assert fit(found, size(found, 5) + kept - 1, kept)[1] == 4

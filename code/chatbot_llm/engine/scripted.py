@@ -68,7 +68,8 @@ class ScriptedEngine(SupervisedEngine):
                 raise BadRequest("messages: must be a list with at least one message", param="messages")
             if not all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in messages):
                 raise BadRequest("messages: every message needs a role", param="messages")
-            prompt = " ".join(_text(message.get("content")) for message in messages)
+            first = request.body.get("system") or request.body.get("instructions") or ""
+            prompt = " ".join([_text(first), *(_text(message.get("content")) for message in messages)])
         else:
             given = body.get("tokens" if kind == "detokenize" else "prompt")
             if not isinstance(given, str | list):

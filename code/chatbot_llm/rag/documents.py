@@ -16,6 +16,8 @@ from chatbot_llm.errors import BadRequest
 Body = dict[str, Any]
 #: Counts the tokens of a prompt: the `messages` of a chat's body, or its `prompt` as it is.
 Count = Callable[[Body], Awaitable[int]]
+#: Puts a text behind the system message of a body, and returns a copy.
+Put = Callable[[Body, str], Body]
 
 #: What may be done with documents that do not fit; the first is the default.
 POLICIES = ("refuse", "drop_last")
@@ -88,8 +90,8 @@ class Documents:
     policy: str = POLICIES[0]
     instruction: str = INSTRUCTION
 
-    def place(self, body: Body, form: Form, used: int) -> Body:
-        """A copy of `body` (a chat's) with the first `used` documents in its prompt."""
+    def place(self, body: Body, form: Form, used: int, put: Put) -> Body:
+        """A copy of `body` with the first `used` documents in its prompt."""
         items = self.items[:used]
         parts = [self.instruction] if self.instruction else []
         placed = dict(body)
@@ -98,27 +100,24 @@ class Documents:
             placed["chat_template_kwargs"] = {**body.get("chat_template_kwargs", {}), "documents": shown}
         else:
             parts.append("".join(form.block(item) for item in items))
-        if parts:
-            placed["messages"] = _behind_system(body["messages"], "\n\n".join(parts))
-        return placed
+        return put(placed, "\n\n".join(parts)) if parts else placed
 
-    async def fit(self, body: Body, form: Form, context: int, count: Count) -> tuple[Body, int]:
+    async def fit(self, body: Body, form: Form, context: int, answer: int, count: Count, put: Put) -> tuple[Body, int]:
         """`body` with as many documents as fit, and how many these are.
 
-        `context` is the model's, in tokens; `count` counts a body's prompt by the model's own tokenizer. Raises
-        BadRequest when not all of them fit and the policy is to refuse, or when not even one does.
+        `context` is the model's and `answer` is kept for its words, in tokens; `count` counts a body's prompt by the
+        model's own tokenizer. Raises BadRequest when not all of them fit and the policy is to refuse, or when not even
+        one does.
         """
-        answer = body.get("max_completion_tokens") or body.get("max_tokens") or ANSWER_TOKENS
         used, lengths = len(self.items), list[int]()
         while True:
-            placed = self.place(body, form, used)
+            placed = self.place(body, form, used, put)
             total = await count(placed)
             if total + answer <= context:
                 break
             if not lengths:  # each is counted once, and only now
-                lengths = [
-                    await count({"prompt": form.block(item), "add_special_tokens": False}) for item in self.items
-                ]
+                blocks = ({"prompt": form.block(item), "add_special_tokens": False} for item in self.items)
+                lengths = [await count(block) for block in blocks]
                 needed = total + answer
             excess = total + answer - context
             while excess > 0 and used:
@@ -138,7 +137,7 @@ class Documents:
 
 
 def read(body: Body) -> Documents | None:
-    """Take the documents out of a chat's body; None when there are none. Raises BadRequest."""
+    """Take the documents out of a body; None when there are none. Raises BadRequest."""
     given = body.pop("documents", None)
     if given is None and (lone := next((name for name in _BESIDE if name in body), "")):
         raise BadRequest(f"{lone}: does nothing without documents", param=lone)
@@ -150,7 +149,7 @@ def read(body: Body) -> Documents | None:
         raise BadRequest("documents_instruction: must be a string, empty for none", param="documents_instruction")
     if not given:
         return None
-    if not isinstance(body.get("messages"), list):
+    if "prompt" in body and not body.get("messages"):
         raise BadRequest("documents: they belong to messages; here is only a prompt", param="documents")
     return Documents(tuple(_document(item, number) for number, item in enumerate(given, 1)), policy, instruction)
 
@@ -169,7 +168,7 @@ def _document(item: Any, number: int) -> Document:
     return Document(number, item.get("id") or str(number), item.get("title") or "", item["text"])
 
 
-def _behind_system(messages: list[Any], block: str) -> list[Any]:
+def behind_system(messages: list[Any], block: str) -> list[Any]:
     """The messages with `block` at the end of the leading system message, or as one of its own."""
     leading = 0
     while leading < len(messages) and messages[leading].get("role") == "system":
