@@ -51,6 +51,20 @@ ANY: JSON = {}
 
 #: From one code point of a text up to another.
 _PLACE: JSON = {"start_index": WHOLE, "end_index": WHOLE}
+#: What the answer is to rest on.
+_DOCUMENTS: JSON = {
+    "documents": {
+        "type": ["array", "null"],
+        "items": _ref("Document"),
+        "maxItems": MAX_ITEMS["documents"],
+        "description": "What the answer is to rest on, best first; it then has annotations and grounding.",
+    },
+    "documents_policy": {"enum": [*POLICIES, None], "description": "What becomes of documents that do not fit."},
+    "documents_instruction": {
+        "type": ["string", "null"],
+        "description": "In place of the service's own; empty: none.",
+    },
+}
 #: Fields that chat and completion requests share.
 _SAMPLING: JSON = {
     "model": {"type": ["string", "null"], "description": "One of GET /v1/models; left out, the first of them."},
@@ -101,17 +115,7 @@ SCHEMAS: JSON = {
     "ChatRequest": _object(
         ["messages"],
         messages={"type": "array", "minItems": 1, "items": _ref("Message")},
-        documents={
-            "type": ["array", "null"],
-            "items": _ref("Document"),
-            "maxItems": MAX_ITEMS["documents"],
-            "description": "What the answer is to rest on, best first; it then has annotations and grounding.",
-        },
-        documents_policy={"enum": [*POLICIES, None], "description": "What becomes of documents that do not fit."},
-        documents_instruction={
-            "type": ["string", "null"],
-            "description": "In place of the service's own; empty: none.",
-        },
+        **_DOCUMENTS,
         max_completion_tokens=COUNT,
         response_format={"type": ["object", "null"]},
         **TOOLS,
@@ -126,6 +130,7 @@ SCHEMAS: JSON = {
         ["input"],
         input={"anyOf": [{**TEXT, "minLength": 1}, {"type": "array", "minItems": 1, "items": {"type": "object"}}]},
         instructions={"type": ["string", "null"]},
+        **_DOCUMENTS,
         max_output_tokens=COUNT,
         text={"type": ["object", "null"]},
         metadata={"type": ["object", "null"], "additionalProperties": TEXT},
@@ -154,7 +159,15 @@ SCHEMAS: JSON = {
     "Turn": _object(
         ["role", "content"],
         role=_enum("user", "assistant"),
-        content={"anyOf": [TEXT, {"type": "array", "items": _object(["type", "text"], type=_enum("text"), text=TEXT)}]},
+        content={"anyOf": [TEXT, {"type": "array", "items": {"anyOf": [_ref("TextBlock"), _ref("DocumentBlock")]}}]},
+    ),
+    "TextBlock": _object(["type", "text"], type=_enum("text"), text=TEXT),
+    "DocumentBlock": _object(
+        ["type", "source"],
+        type=_enum("document"),
+        title={"type": ["string", "null"]},
+        source=_object(["type", "data"], type=_enum("text"), data={"type": "string", "minLength": 1}),
+        citations={"type": ["object", "null"], "properties": {"enabled": {"type": "boolean"}}},
     ),
     "Said": _object(
         ["id", "type", "role", "model", "content", "usage"],

@@ -227,10 +227,10 @@ def document(block: dict[str, Any], place: str) -> dict[str, str]:
     """Title and text of a document block. Raises BadRequest for any that is not plain text."""
     if block.get("context"):
         raise _wrong(f"{place}.context", "put it into the document's text")
-    source, title = block.get("source"), block.get("title") or ""
-    kind = source.get("type") if isinstance(source, dict) else None
-    text = source.get("data") if kind == "text" else None
-    if kind == "content":
+    title, source = block.get("title") or "", block.get("source")
+    source = source if isinstance(source, dict) else {}
+    text = source.get("data") if source.get("type") == "text" else None
+    if source.get("type") == "content":
         parts = _blocks(source.get("content"), f"{place}.source.content")
         text = "\n".join(_text(part, f"{place}.source.content[{at}]") for at, part in enumerate(parts))
     if not isinstance(text, str) or not isinstance(title, str) or not text.strip():
