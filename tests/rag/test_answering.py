@@ -191,9 +191,16 @@ def test_documents_that_do_not_fit_are_refused_in_every_protocol(client: Client,
         ({"type": "document", "source": {"type": "content", "content": [{"type": "image"}]}}, "source.content[0]"),
         ({**BLOCKS[0], "context": "a"}, "messages[0].content[0].context"),
         ({**BLOCKS[0], "title": 1}, "messages[0].content[0].source"),
+        ({**BLOCKS[0], "citations": "yes"}, "messages[0].content[0].citations"),
     ],
 )
 def test_a_block_that_is_no_text_is_refused_with_its_place(client: Client, block: Any, place: str) -> None:
     body = {"messages": [{"role": "user", "content": [block, BLOCKS[-1]]}], "max_tokens": 4}
     answer = client.post("/v1/messages", json=body)
     assert answer.status_code == 400 and place in answer.get_json()["error"]["message"]
+
+
+def test_a_message_of_nothing_but_documents_is_told_so(client: Client) -> None:
+    body = {"messages": [{"role": "user", "content": BLOCKS[:2]}], "max_tokens": 4}
+    answer = client.post("/v1/messages", json=body)
+    assert answer.status_code == 400 and "more than documents" in answer.get_json()["error"]["message"]

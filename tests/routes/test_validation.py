@@ -116,7 +116,6 @@ REFUSED: dict[str, dict[str, Any]] = {
     "an unknown kind of format": {"response_format": {"type": "grammar"}},
     **{f"guided_{name}": {f"guided_{name}": "x"} for name in ("json", "choice", "regex", "grammar")},
     "documents that are no list": {"documents": "a"},
-    "many documents": {"documents": [{"text": "a"}] * 257},
     "long documents": {"documents": [{"text": "x" * 20_000}]},
     "functions": {"functions": [{"name": "f"}]},
     "a function to call": {"function_call": "auto"},

@@ -19,6 +19,8 @@ Count = Callable[[Body], Awaitable[int]]
 #: Puts a text behind the system message of a body, and returns a copy.
 Put = Callable[[Body, str], Body]
 
+#: More documents than any context served here holds.
+MAX_DOCUMENTS = 256
 #: What may be done with documents that do not fit; the first is the default.
 POLICIES = ("refuse", "drop_last")
 #: Said before the documents, unless the request brings an instruction of its own, or "" for none.
@@ -149,6 +151,8 @@ def read(body: Body) -> Documents | None:
         raise BadRequest("documents_instruction: must be a string, empty for none", param="documents_instruction")
     if not given:
         return None
+    if len(given) > MAX_DOCUMENTS:
+        raise BadRequest(f"documents: at most {MAX_DOCUMENTS}, not {len(given)}", param="documents")
     if "prompt" in body and not body.get("messages"):
         raise BadRequest("documents: they belong to messages; here is only a prompt", param="documents")
     return Documents(tuple(_document(item, number) for number, item in enumerate(given, 1)), policy, instruction)

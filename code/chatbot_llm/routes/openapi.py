@@ -10,8 +10,7 @@ from typing import Any
 from flask import Blueprint, Response
 
 from chatbot_llm import __version__
-from chatbot_llm.rag.documents import POLICIES
-from chatbot_llm.routes.validation import MAX_ITEMS
+from chatbot_llm.rag.documents import MAX_DOCUMENTS, POLICIES
 
 JSON = dict[str, Any]
 
@@ -56,7 +55,7 @@ _DOCUMENTS: JSON = {
     "documents": {
         "type": ["array", "null"],
         "items": _ref("Document"),
-        "maxItems": MAX_ITEMS["documents"],
+        "maxItems": MAX_DOCUMENTS,
         "description": "What the answer is to rest on, best first; it then has annotations and grounding.",
     },
     "documents_policy": {"enum": [*POLICIES, None], "description": "What becomes of documents that do not fit."},

@@ -24,11 +24,9 @@ MAX_DEPTH = 64
 MAX_NUMBER = 2**63 - 1
 #: More messages, or content parts, than fit into any context served here (each costs about five tokens).
 MAX_MESSAGES = 2_000
-#: Most of anything a list field may hold: OpenAI's limits of tools and stop sequences, vLLM's of bad words;
-#: more documents than any context served here holds.
+#: Most of anything a list field may hold: OpenAI's limits of tools and stop sequences, vLLM's of bad words.
 MAX_ITEMS = {
     "tools": 128,
-    "documents": 256,
     "stop": 4,
     "stop_token_ids": 256,
     "bad_words": 128,

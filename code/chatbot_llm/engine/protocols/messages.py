@@ -227,6 +227,8 @@ def document(block: dict[str, Any], place: str) -> dict[str, str]:
     """Title and text of a document block. Raises BadRequest for any that is not plain text."""
     if block.get("context"):
         raise _wrong(f"{place}.context", "put it into the document's text")
+    if not isinstance(block.get("citations") or {}, dict):
+        raise _wrong(f"{place}.citations", 'must be an object: {"enabled": true}')
     title, source = block.get("title") or "", block.get("source")
     source = source if isinstance(source, dict) else {}
     text = source.get("data") if source.get("type") == "text" else None
