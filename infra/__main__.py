@@ -34,6 +34,7 @@ COMMANDS = {
     "domain": ("infra.commands.domain", "a custom domain and its certificate"),
     "scale": ("infra.commands.scale", "set how many instances are kept, now or by clock"),
     "status": ("infra.commands.status", "one screen: states, instances, errors, price so far"),
+    "observe": ("infra.commands.observe", "queries, dashboard and alerts over the request log, put into SLS"),
     "destroy": ("infra.commands.destroy", "delete the function and what hangs on it, and look whether it is gone"),
     "cost": ("infra.commands.cost", "what it costs: a table from the published prices; no account"),
     "plan": ("infra.commands.plan", "a fleet's latency, refusals and cost, simulated from measurements"),
