@@ -35,6 +35,7 @@ def test_no_key_or_a_bad_one_is_wrong_usage(
     assert not captured.out and captured.err.startswith("error: ") and "too-short" not in captured.err
 
 
+@pytest.mark.timeout(60)
 def test_a_prompt_shows_nothing_of_what_is_typed() -> None:
     here, there = pty.openpty()
     asked = subprocess.Popen(

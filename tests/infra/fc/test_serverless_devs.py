@@ -139,15 +139,6 @@ def test_s_has_a_home_of_its_own_closed_to_others_and_a_profile_is_found_there(d
     assert list((home / ".s").rglob("*.log")) and not list((person / ".s").rglob("*.log"))
 
 
-def test_a_component_for_domains_is_there_so_that_none_is_fetched(deploy: Deployment) -> None:
-    """s.yaml has no domain; fc3 loads the component all the same."""
-    assert deploy.run() == 0
-    home = deploy.wrote.parent / ".chatbot-llm" / ".s" / "components" / "devsapp.cn" / "v3" / "fc3-domain"
-    (home / ".s.lock").unlink()
-    assert "customDomain" not in (ROOT / "s.yaml").read_text(encoding="utf-8")
-    assert deploy.run() == 0 and (home / ".s.lock").exists() and not deploy.dialled.exists()
-
-
 def test_an_s_that_dials_is_seen(deploy: Deployment) -> None:
     """Guards the test above: a component that is not there is looked for in its registry."""
     assert deploy.run(FC3_COMPONENT="fc3@0.0.0") != 0
