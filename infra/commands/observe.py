@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--region", default=os.environ.get("DEPLOY_REGION", "cn-hangzhou"))
     parser.add_argument("--project", default=os.environ.get("DEPLOY_LOG_PROJECT"), help="SLS project (%(default)s)")
     parser.add_argument("--logstore", default=os.environ.get("DEPLOY_LOG_STORE", "chatbot-llm"), help="(%(default)s)")
-    parser.add_argument("--endpoint", help=argparse.SUPPRESS)
+    parser.add_argument("--endpoint", help="host of SLS (default: REGION.log.aliyuncs.com)")
     parser.add_argument(
         "--action-policy", default="sls.builtin", metavar="ID", help="who is told: made in the console (%(default)s)"
     )

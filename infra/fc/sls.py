@@ -14,7 +14,7 @@ from email.utils import formatdate
 from typing import Any
 
 from infra.errors import Refused
-from infra.fc.client import NO_ANSWER, address
+from infra.fc.client import LOOPBACK, NO_ANSWER, address
 
 TIMEOUT_S = 30
 HINTS = {
@@ -36,7 +36,7 @@ class Sls:
 
         host, protocol = address(region, endpoint or f"{region}.log.aliyuncs.com")
         self.project = project
-        self._base = f"{protocol.lower()}://{host if endpoint else f'{project}.{host}'}"
+        self._base = f"{protocol.lower()}://{host if host.split(':')[0] in LOOPBACK else f'{project}.{host}'}"
         self._credential = credential or Credentials()
 
     def exists(self, path: str) -> Any | None:

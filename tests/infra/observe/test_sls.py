@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from alibabacloud_credentials.client import Client  # type: ignore[import-untyped]
 from alibabacloud_credentials.models import Config  # type: ignore[import-untyped]
 
@@ -19,6 +20,7 @@ from fake_sls import KEY, SECRET, TOKEN, FakeSls, database, rows
 from infra import ROOT
 from infra.__main__ import main
 from infra.commands import observe
+from infra.errors import Refused
 from infra.fc.sls import Sls
 from launcher import Service, until
 
@@ -115,6 +117,7 @@ def test_tokens_starts_and_first_requests_are_counted(db: sqlite3.Connection, se
     assert found(db, "degenerate") == []
 
 
+@pytest.mark.process
 def test_an_instance_that_refuses_to_serve_garbage_is_seen(tmp_path: Path) -> None:
     broken = Service(tmp_path / "log", script={"text": "!!!!!!!!"})
     try:
@@ -253,12 +256,33 @@ def test_without_a_project_it_is_wrong_usage(
     assert "DEPLOY_LOG_PROJECT" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "host"),
+    [(None, "cn-hangzhou.log.aliyuncs.com"), ("cn-hangzhou-intranet.log.aliyuncs.com",) * 2],
+)
+def test_a_project_is_a_host_of_its_own_reached_by_tls(
+    sls: FakeSls, monkeypatch: pytest.MonkeyPatch, endpoint: str | None, host: str
+) -> None:
+    asked: list[str] = []
+
+    def request(method: str, url: str, **_: Any) -> Any:
+        asked.append(url)
+        raise requests.ConnectionError
+
+    monkeypatch.setattr(requests, "request", request)
+    config = Config(type="access_key", access_key_id=KEY)
+    config.access_key_secret = SECRET
+    with pytest.raises(Refused, match="no answer"):
+        Sls("cn-hangzhou", "my-logs", endpoint, credential=Client(config)).call("GET", "/dashboards/x")
+    assert asked == [f"https://my-logs.{host}/dashboards/x"]
+
+
 def test_a_wrong_signature_is_refused(sls: FakeSls) -> None:
     """Guards the double."""
     config = Config(type="sts", access_key_id=KEY)
     config.access_key_secret, config.security_token = "another", TOKEN
     wrong = Sls("cn-hangzhou", "my-logs", sls.endpoint, credential=Client(config))
-    with pytest.raises(Exception, match="SignatureNotMatch"):
+    with pytest.raises(Refused, match="SignatureNotMatch"):
         wrong.exists("/dashboards/x")
 
 
