@@ -212,6 +212,10 @@ lock: ## Make the lock files again from the .in files (needs uv)
 	  --python-platform x86_64-manylinux_2_36 --only-binary :all: --overrides cuda.overrides.txt $(LOCK_ARGS) cuda.in -o cuda.txt
 	for lock in tests infra tests/bench; do uv pip compile -q --generate-hashes --no-header --python-version 3.11 --no-emit-package torch \
 	  -c code/requirements/cpu.txt $(LOCK_ARGS) $$lock/requirements.in -o $$lock/requirements.txt; done
+	cd tests/clients/locks && for lock in *.in; do uv pip compile -q --generate-hashes --no-header --no-annotate --universal \
+	  --python-version 3.11 $$lock -o $${lock%.in}.txt; done
+	cd tests/clients/locks && for lock in */; do npm install --prefix $$lock --package-lock-only --omit-lockfile-registry-resolved \
+	  --no-audit --no-fund --loglevel error; done
 
 .PHONY: clean
 clean: ## Remove what this Makefile made
