@@ -23,8 +23,8 @@ def blocks(*content: Any, role: str = "user") -> dict[str, Any]:
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    (blocks(IMAGE), "messages[1].content[0]: only blocks of type text, tool_use"),
-    (blocks({"type": "document", "source": {"type": "url", "url": URL}}), "messages[1].content[0]: only blocks"),
+    (blocks(IMAGE), "messages[1].content[0]: only blocks of type text, document"),
+    (blocks({"type": "document", "source": {"type": "url", "url": URL}}), "messages[1].content[0].source: must be"),
     (
         blocks({"type": "tool_result", "tool_use_id": "t", "content": [IMAGE]}),
         "messages[1].content[0].content[0]: only",

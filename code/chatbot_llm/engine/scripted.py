@@ -28,6 +28,7 @@ from chatbot_llm.settings import Settings
 
 NAME = "scripted"
 CONTEXT_TOKENS = 8192
+TOKENS = ("<|im_start|>", "<|im_end|>")
 _TEXT = "The capital of France is Paris. This answer was written in a script and not by a model."
 
 
@@ -67,7 +68,8 @@ class ScriptedEngine(SupervisedEngine):
                 raise BadRequest("messages: must be a list with at least one message", param="messages")
             if not all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in messages):
                 raise BadRequest("messages: every message needs a role", param="messages")
-            prompt = " ".join(_text(message.get("content")) for message in messages)
+            first = request.body.get("system") or request.body.get("instructions") or ""
+            prompt = " ".join([_text(first), *(_text(message.get("content")) for message in messages)])
         else:
             given = body.get("tokens" if kind == "detokenize" else "prompt")
             if not isinstance(given, str | list):
@@ -77,7 +79,7 @@ class ScriptedEngine(SupervisedEngine):
         if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
             raise BadRequest("max_tokens: must be an integer of at least 1", param="max_tokens")
         tokens = len(prompt.split())
-        if tokens + limit > CONTEXT_TOKENS:
+        if request.protocol.generates and tokens + limit > CONTEXT_TOKENS:
             raise BadRequest(
                 f"This model's maximum context length is {CONTEXT_TOKENS} tokens; this asks for {tokens + limit}",
                 param="max_tokens",
@@ -140,6 +142,9 @@ class ScriptedEngine(SupervisedEngine):
     async def cut_short(self, request: EngineRequest) -> None:
         if event := self._cuts.get(request.id):
             event.set()
+
+    def template(self) -> tuple[str, tuple[str, ...]]:
+        return "", TOKENS
 
     def text_of(self, tokens: list[int]) -> str:
         return "".join(f"<{token}>" for token in tokens)

@@ -43,6 +43,7 @@ class VllmEngine(SupervisedEngine):
         self._serving: Any = None
         self._cards: list[dict[str, Any]] = []
         self._schemas: SchemaCheck | None = None
+        self._template: tuple[str, tuple[str, ...]] = ("", ())
 
     async def _open(self, stack: contextlib.AsyncExitStack) -> None:
         profile = profiles.pick(self._settings.profile)
@@ -62,6 +63,7 @@ class VllmEngine(SupervisedEngine):
         if getattr(bag, "openai_serving_chat", None) is None:
             raise UsageError(f"{args.model} cannot generate text: pass a chat model as --model")
         self._serving = bag
+        self._template = _template(self._client.renderer.tokenizer, bag.openai_serving_chat.chat_template)
         self._schemas = SchemaCheck(args.model, self._settings.schema_s)
         stack.push_async_callback(self._schemas.close)
         shown = await bag.openai_serving_models.show_available_models()
@@ -188,6 +190,9 @@ class VllmEngine(SupervisedEngine):
             raise BadRequest("prompt: these are no token ids of this model", param="prompt") from None
         return text
 
+    def template(self) -> tuple[str, tuple[str, ...]]:
+        return self._template
+
     async def cut_short(self, request: EngineRequest) -> None:
         if request.prepared is not None and (ids := request.protocol.engine_ids(request)):
             await self._client.abort(ids)
@@ -241,6 +246,13 @@ def _free(function: Any) -> Any:
             return super().model_copy(update={"strict": False})
 
     return Free.model_construct(**dict(function))
+
+
+def _template(tokenizer: Any, given: str | None) -> tuple[str, tuple[str, ...]]:
+    """See `Engine.template`. Of several templates vLLM takes the default one."""
+    source = given or getattr(tokenizer, "chat_template", None) or ""
+    source = source.get("default", "") if isinstance(source, dict) else source
+    return source, tuple(sorted({*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}))
 
 
 def _card(card: Any) -> dict[str, Any]:

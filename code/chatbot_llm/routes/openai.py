@@ -11,6 +11,7 @@ from chatbot_llm.engine.protocols import PROTOCOLS
 from chatbot_llm.engine.protocols.base import EngineRequest
 from chatbot_llm.errors import ApiError, BadRequest
 from chatbot_llm.observability import logs
+from chatbot_llm.rag import forms
 from chatbot_llm.routes import generate as generation
 from chatbot_llm.routes import validation
 from chatbot_llm.routes.auth import EVENT
@@ -104,6 +105,7 @@ def run(service: Service, kind: str, with_text: bool = False) -> Response:
         arrived=arrived,
         limit_s=_deadline(service.settings.deadline_s),
         platform={name: value for name, value in platform.items() if value},
+        documents=forms.read(kind, body),
     )
     prompts: list[str] = []
     if with_text:

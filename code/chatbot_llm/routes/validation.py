@@ -40,6 +40,7 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 _SHAPES: dict[str, type] = {
     "messages": list,
     "tools": list,
+    "documents": list,
     "response_format": dict,
     "structured_outputs": dict,
     "stream_options": dict,

@@ -13,6 +13,8 @@ from chatbot_llm.engine.base import State
 from chatbot_llm.engine.protocols.base import EngineRequest
 from chatbot_llm.errors import ApiError, Unavailable
 from chatbot_llm.observability import tracing
+from chatbot_llm.rag import answering
+from chatbot_llm.rag.documents import Documents
 from chatbot_llm.serving.admission import Cause
 from chatbot_llm.serving.service import GRACE_S, Service
 
@@ -25,7 +27,8 @@ CUT_AGAIN_S = 0.1
 
 
 class Request:
-    """One request. `route` names it in the log; `platform` holds what Function Compute said of it.
+    """One request. `route` names it in the log; `platform` holds what Function Compute said of it,
+    `documents` what its answer is to rest on.
 
     Times are seconds on the clock of `time.monotonic`, frozen time left out.
     """
@@ -39,6 +42,7 @@ class Request:
         arrived: float,
         limit_s: float,
         platform: dict[str, str],
+        documents: Documents | None = None,
     ) -> None:
         self.engine_request = engine_request
         self.arrived = arrived
@@ -49,6 +53,7 @@ class Request:
         self._service = service
         self._route = route
         self._platform = platform
+        self._documents = documents
         self._task: asyncio.Task[object] | None = None
         self._cutting: asyncio.Task[None] | None = None
         self._span = tracing.Span(route, engine_request.trace, time.monotonic() - arrived)
@@ -86,7 +91,10 @@ class Request:
         self.granted_at = time.monotonic()
         if request.prepared is None:
             engine.prepare(request)
-        answer = await engine.answer(request)
+        if self._documents is None:
+            answer = await engine.answer(request)
+        else:
+            answer = await answering.answer(engine, request, self._documents)
         if isinstance(answer, bytes):
             self.close(self.cause or "ok")
             return answer

@@ -138,3 +138,8 @@ class EngineRequest:
     @cached_property
     def chat(self) -> dict[str, Any]:
         return self.protocol.as_chat(self.body)
+
+    def ask(self, body: dict[str, Any]) -> None:
+        """Ask for something else; it is to be prepared anew."""
+        self.body = body
+        vars(self).pop("chat", None)

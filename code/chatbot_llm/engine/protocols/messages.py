@@ -52,7 +52,7 @@ class Messages(Protocol):
         return isinstance(said, list) and (
             any(name in event for name in _MARKS)
             or any("input_schema" in tool for tool in _dicts(tools))
-            or any(block.get("type") in _BLOCKS for block in blocks)
+            or any(block.get("type") in (*_BLOCKS, "document") for block in blocks)
         )
 
     def model(self, body: Mapping[str, Any]) -> str:
@@ -208,8 +208,10 @@ def _text(block: Any, place: str, inside: bool = True) -> str:
         if not isinstance(block.get("text"), str):
             raise _wrong(f"{place}.text", "must be a string")
         return str(block["text"])
+    if kind == "document" and not inside:
+        return " ".join(document(block, place).values())
     if inside or kind not in _BLOCKS:
-        accepted = "text" if inside else "text, tool_use, tool_result and thinking"
+        accepted = "text" if inside else "text, document, tool_use, tool_result and thinking"
         raise _wrong(place, f"only blocks of type {accepted} are accepted")
     if kind == "tool_use":
         if not isinstance(block.get("name"), str) or not isinstance(block.get("input"), dict):
@@ -219,6 +221,26 @@ def _text(block: Any, place: str, inside: bool = True) -> str:
         parts = _blocks(block.get("content") or "", f"{place}.content")
         return "\n".join(_text(part, f"{place}.content[{at}]") for at, part in enumerate(parts))
     return ""
+
+
+def document(block: dict[str, Any], place: str) -> dict[str, str]:
+    """Title and text of a document block. Raises BadRequest for any that is not plain text."""
+    if block.get("context"):
+        raise _wrong(f"{place}.context", "put it into the document's text")
+    if not isinstance(block.get("citations") or {}, dict):
+        raise _wrong(f"{place}.citations", 'must be an object: {"enabled": true}')
+    title, source = block.get("title") or "", block.get("source")
+    source = source if isinstance(source, dict) else {}
+    text = source.get("data") if source.get("type") == "text" else None
+    if source.get("type") == "content":
+        parts = _blocks(source.get("content"), f"{place}.source.content")
+        text = "\n".join(_text(part, f"{place}.source.content[{at}]") for at, part in enumerate(parts))
+    if not isinstance(text, str) or not isinstance(title, str) or not text.strip():
+        raise _wrong(
+            f"{place}.source",
+            "must be of type text, with data, or of type content, with text; nothing is read from files",
+        )
+    return {"title": title, "text": text}
 
 
 def _tool(tool: Any, place: str) -> dict[str, Any]:
