@@ -157,6 +157,8 @@ MESSAGES: Mapping[str, Field] = {
         if name.startswith(("mm_", "return_mm", "kv_", "ec_", "vllm_", "watermark"))
         or name in ("metadata", "service_tier")
     },
+    "user_profile_id": _harmless(_BOOKKEEPING),
+    "diagnostics": _refused("nothing is stored here to compare with"),
     "cache_control": _harmless("the prefix cache finds equal beginnings by itself"),
     "inference_geo": _harmless("there is one place here"),
     "anthropic_version": _harmless("says which form of the protocol is meant; there is one"),
