@@ -147,6 +147,11 @@ PROMISES = (
         ),
     ),
     Promise(
+        "A deployment tells Serverless Devs no key: neither its output nor its logs hold one",
+        HOLDS,
+        ("tests/infra/fc/test_serverless_devs.py::test_a_plain_key_reaches_neither_what_s_prints_nor_what_it_keeps",),
+    ),
+    Promise(
         "A secret in a header or body appears in no log, metric or error",
         HOLDS,
         (

@@ -1,5 +1,6 @@
 """Who gets in: API keys, the platform's routes, browsers of other origins."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -51,6 +52,15 @@ def test_rotation_has_no_gap(client_of: Make) -> None:
     assert served(OLD) == {OLD: 200, NEW: 401}
     assert served(f"{OLD}, {NEW}") == {OLD: 200, NEW: 200}
     assert served(NEW) == {OLD: 401, NEW: 200}
+
+
+@pytest.mark.parametrize("write", [str, str.upper], ids=["lower case", "upper case"])
+def test_a_digest_lets_its_key_in_and_not_itself(client_of: Make, write: Callable[[str], str]) -> None:
+    digest = write(f"sha256:{hashlib.sha256(OLD.encode()).hexdigest()}")
+    client = client_of(api_keys=f"{digest}, {NEW}")
+    sent = {key: client.post("/chat", json=CHAT, headers={"api-key": key}).status_code for key in (OLD, NEW, digest)}
+    assert sent == {OLD: 200, NEW: 200, digest: 401}
+    assert client.get("/version", headers={"api-key": digest.partition(":")[2]}).status_code == 401
 
 
 @pytest.mark.parametrize(

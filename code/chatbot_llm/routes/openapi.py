@@ -1,7 +1,7 @@
 """`GET /openapi.json`: what the routes take and give, for client generators, gateways and fuzzers.
 
-The engine's own shapes (vLLM's, OpenAI's) stay open: only what this service decides itself is spelled out, and fields
-it has no opinion on pass through.
+The engine's own shapes (vLLM's, OpenAI's) stay open: only what this service decides itself is spelled out. Which
+fields a request may hold comes from fields.py.
 """
 
 import json
@@ -10,6 +10,7 @@ from typing import Any
 from flask import Blueprint, Response
 
 from chatbot_llm import __version__
+from chatbot_llm.routes import fields
 
 JSON = dict[str, Any]
 
@@ -194,6 +195,28 @@ SCHEMAS: JSON = {
         ],
     },
 }
+
+
+def _with_its_fields(kind: str, schema: JSON) -> JSON:
+    """Every field that a request of this kind may hold, and no other: obeyed, without effect, or refused and why."""
+
+    def shape(field: fields.Field) -> JSON:
+        if field.use == "refused":
+            return {"enum": [None, *field.neutral], "description": f"Refused: {field.why}."}
+        return {"description": f"Without effect: {field.why}."} if field.why else {}
+
+    known = {name: shape(field) for name, field in fields.PROTOCOLS[kind].items()}
+    return {**schema, "properties": {**known, **schema["properties"]}, "additionalProperties": False}
+
+
+for _name, _kind in (
+    ("ChatRequest", "chat"),
+    ("CompletionRequest", "completion"),
+    ("ResponsesRequest", "responses"),
+    ("MessagesRequest", "messages"),
+    ("CountRequest", "count"),
+):
+    SCHEMAS[_name] = _with_its_fields(_kind, SCHEMAS[_name])
 
 _HEADERS: list[JSON] = [
     {"name": "x-request-id", "in": "header", "schema": TEXT, "description": "Echoed, logged and passed to the engine."},
