@@ -5,7 +5,7 @@ import os
 import anthropic
 
 client = anthropic.Anthropic(base_url=os.environ["URL"], api_key="none-needed", max_retries=0)
-ASK = {"model": os.environ["MODEL"], "max_tokens": 40, "temperature": 0}
+ASK = {"model": os.environ["MODEL"], "max_tokens": 40, "extra_body": {"temperature": 0}}
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
 answer = client.messages.create(messages=QUESTION, system="You are a helpful assistant.", **ASK)
