@@ -120,7 +120,7 @@ def packages(folder: Path, version: str, interpreter: str) -> None:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
     platforms = [f"--platform=manylinux_2_{minor}_x86_64" for minor in (36, 35, 34, 31, 28, 17, 12, 5)]
     which = [f"--python-version={version}", "--implementation=cp", f"--abi=cp{version.replace('.', '')}", "--abi=none"]
-    which += ["--abi=abi3", *platforms, "--platform=any", "--only-binary=:all:", "--no-deps", "--require-hashes"]
+    which += ["--abi=abi3", *platforms, "--only-binary=:all:", "--no-deps", "--require-hashes"]
     fetched([*pip, *which, "--target", str(site), "-r", str(lock)], BUILD_LIMIT_S)
 
 
@@ -194,10 +194,15 @@ class Container(Service):
         named = [f"--env={name}={value}" for name, value in variables.items()]
         hard = ["--cap-drop=ALL", "--security-opt=no-new-privileges", "--read-only", "--tmpfs=/tmp", "--network=none"]
         self.id = docker("run", "--detach", f"--user={user}", *hard, *named, image, *argv)
-        inside = until(self._inside, "the container has begun", 20)
-        with socket.create_server(("127.0.0.1", port)) as listening:
-            command = [*(root() or ()), "nsenter", f"--net=/proc/{inside[0]}/ns/net", "--", sys.executable]
-            self._relay = subprocess.Popen([*command, "-I", "-c", _RELAY, str(port)], stdin=listening)
+        self._relay: subprocess.Popen[bytes] | None = None
+        try:
+            inside = until(self._inside, "the container has begun", 20)
+            with socket.create_server(("127.0.0.1", port)) as listening:
+                command = [*(root() or ()), "nsenter", f"--net=/proc/{inside[0]}/ns/net", "--", sys.executable]
+                self._relay = subprocess.Popen([*command, "-I", "-c", _RELAY, str(port)], stdin=listening)
+        except BaseException:
+            self.close()
+            raise
 
     def _inside(self) -> list[int]:
         """The container's processes, by their numbers out here, whichever process namespace the engine lives in."""
@@ -253,5 +258,6 @@ class Container(Service):
     def close(self) -> None:
         self.log()
         run("docker", "rm", "--force", "--volumes", self.id)
-        self._relay.terminate()
-        self._relay.wait(10)
+        if self._relay is not None:
+            self._relay.terminate()
+            self._relay.wait(10)
