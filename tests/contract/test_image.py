@@ -1,4 +1,4 @@
-"""The image's last stage, really built and run: with no right that it does not need, from its start to its end as on FC."""
+"""The image's last stage, really built and run without a right that it does not need, from start to end as on FC."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import image as built
 import pytest
 from fc import FunctionCompute, StartFailed
 
-from image import MODEL, ROOT, Container, docker, run
-
+import image as built
 from callers import Later, chat_body
+from image import MODEL, ROOT, Container, docker, run
 from infra.image import size
 from launcher import until
 

