@@ -8,6 +8,7 @@ the loop; it is never imported when this file is.
 import contextlib
 import importlib
 import json
+import os
 import sys
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Sequence
@@ -292,7 +293,9 @@ def _note(request: EngineRequest, usage: Any, metrics: Any) -> None:
 
 
 def print_flags() -> None:
-    """Print every flag of vLLM's serve command."""
+    """Print every flag of vLLM's serve command; needs no device."""
+    if not profiles.nvidia():  # vLLM's CUDA build would not say what its flags are
+        os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
