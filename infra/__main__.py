@@ -34,6 +34,8 @@ COMMANDS = {
     "status": ("infra.commands.status", "one screen: states, instances, errors, price so far"),
     "destroy": ("infra.commands.destroy", "delete the function and what hangs on it, and look whether it is gone"),
     "cost": ("infra.commands.cost", "what it costs: a table from the published prices; no account"),
+    "report": ("infra.commands.report", "what it did and what it cost, from its own request log"),
+    "batch": ("infra.commands.batch", "send a file of requests in the form of OpenAI's batches, and go on where it stopped"),
     "plan": ("infra.commands.plan", "a fleet's latency, refusals and cost, simulated from measurements"),
     "audit": ("infra.commands.audit", "known vulnerabilities in what the locks install"),
 }

@@ -10,6 +10,7 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from chatbot_llm.engine import profiles, weights
@@ -20,12 +21,14 @@ from chatbot_llm.engine.startup_phases import Listener
 from chatbot_llm.engine.supervisor import DONE, SupervisedEngine, in_thread, kill_children
 from chatbot_llm.engine.vllm_errors import refusal, told, without_half_call
 from chatbot_llm.errors import ApiError, BadRequest, UsageError
-from chatbot_llm.observability import tracing
+from chatbot_llm.observability import prefix, tracing
 from chatbot_llm.settings import Settings
 from chatbot_llm.sse import one_line
 
 #: vLLM's name for the class; not imported here, it lives in the engine's process.
 CPU_WORKER = "chatbot_llm.engine.patches.cpu_worker.Worker"
+#: The request that this task asks vLLM for: its serving objects call `generate` in the same task.
+_ASKED: ContextVar[EngineRequest | None] = ContextVar("asked", default=None)
 
 
 def engine_modules(profile: str) -> list[str]:
@@ -55,6 +58,8 @@ class VllmEngine(SupervisedEngine):
         stack.callback(context.close)
         self._client, args = await in_thread(lambda: self._construct(profile, context))
         stack.callback(self._client.shutdown)
+        generate, salt = self._client.generate, prefix.salt(self._settings.api_keys.get_secret_value())
+        self._client.generate = lambda *args, **how: _noted(generate(*args, **how), _ASKED.get(), salt)
         self._enter(Phase.WARM_UP)
         from starlette.datastructures import State as Bag
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -168,6 +173,7 @@ class VllmEngine(SupervisedEngine):
             "tokenize": bag.serving_tokenization.create_tokenize,
             "detokenize": bag.serving_tokenization.create_detokenize,
         }[request.kind]
+        _ASKED.set(request)
         answer = await create(request.prepared, raw)
         if isinstance(answer, ErrorResponse):
             raise told(answer.error.code, answer.error.message, answer.error.param, request.body)
@@ -282,6 +288,17 @@ def _raw_request(request: EngineRequest) -> Any:
         "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
     }
     return Request(scope)
+
+
+async def _noted(outputs: Any, request: EngineRequest | None, salt: bytes) -> AsyncGenerator[Any, None]:
+    """vLLM's outputs of one prompt as they come; what the first says of the prompt is kept for the request log."""
+    async with contextlib.aclosing(outputs):
+        async for output in outputs:
+            if request is not None:
+                seen, request = request.prefix, None
+                seen["cached_tokens"] = int(seen.get("cached_tokens", 0)) + (output.num_cached_tokens or 0)
+                seen.setdefault("prompt_blocks", prefix.blocks(output.prompt_token_ids or (), salt))
+            yield output
 
 
 def _note(request: EngineRequest, usage: Any, metrics: Any) -> None:

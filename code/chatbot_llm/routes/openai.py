@@ -11,8 +11,7 @@ from chatbot_llm.engine.base import EngineRequest, Kind
 from chatbot_llm.errors import ApiError, BadRequest
 from chatbot_llm.observability import logs
 from chatbot_llm.routes import generate as generation
-from chatbot_llm.routes import validation
-from chatbot_llm.routes.auth import EVENT
+from chatbot_llm.routes import auth, validation
 from chatbot_llm.routes.deferred import Deferred, Streamed
 from chatbot_llm.serving.request import Request
 from chatbot_llm.serving.service import Service
@@ -91,6 +90,7 @@ def _run(service: Service, kind: Kind, with_text: bool = False) -> Response:
         raise _no_model(service)
     known = _FC_HEADERS if on_function_compute() else {}
     platform = {field: logs.clean_id(request.headers.get(name)) for name, field in known.items()}
+    platform["key"] = auth.key_id(request, service.settings)
     one = Request(
         service,
         EngineRequest(
@@ -143,7 +143,7 @@ def _body() -> dict[str, Any]:
             code="unsupported_media_type",
         )
     body = validation.read_json(request.get_data())
-    if request.environ.get(EVENT):  # an event's answer comes whole
+    if request.environ.get(auth.EVENT):  # an event's answer comes whole
         body.pop("stream", None)
         body.pop("stream_options", None)
     return body
