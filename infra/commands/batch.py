@@ -21,7 +21,6 @@ import json
 import os
 import queue
 import random
-import re
 import threading
 import time
 import uuid
@@ -149,11 +148,6 @@ class Reply:
             return min(LONGEST_WAIT_S, max(0.0, float(self.headers.get("retry-after", 0))))
         except ValueError:  # a date, which neither the service nor Function Compute sends
             return 0.0
-
-    def timing(self, name: str) -> float | None:
-        """Milliseconds of one entry of Server-Timing, if it is there."""
-        found = re.search(rf"(?:^|[ ,]){name};dur=([\d.]+)", self.headers.get("server-timing", ""))
-        return float(found[1]) if found else None
 
 
 class Answers:
@@ -324,7 +318,7 @@ class Sender:
     def _write(self, line: Line, reply: Reply) -> None:
         self.answers.write(line.custom_id, reply)
         self._last = time.monotonic()
-        if (card_ms := reply.timing("card")) is not None:
+        if (card_ms := smoke.timing(reply.headers, "card")) is not None:
             self.card_ms = (self.card_ms or 0.0) + card_ms
 
     def _ask(self, session: requests.Session, room: Room, line: Line, body: bytes) -> Reply:
@@ -336,7 +330,7 @@ class Sender:
             reply = self._post(session, line.url, body)
             full = reply.status in NO_ROOM
             wait_s = WAITS_S[min(turn, len(WAITS_S) - 1)] * random.uniform(0.5, 1)
-            good = reply.status not in {0, *NO_ROOM} and (reply.timing("queue") or 0.0) < IN_THE_WAY_MS
+            good = reply.status not in {0, *NO_ROOM} and (smoke.timing(reply.headers, "queue") or 0.0) < IN_THE_WAY_MS
             room.leave(good, (reply.retry_after() or wait_s) if full or not reply.status else 0.0)
             passing += reply.status in PASSING
             broken += not reply.status and self._last > began  # others had answers meanwhile: it is this request

@@ -26,11 +26,20 @@ from infra.errors import InfraError, WrongUsage
 from infra.fc import template
 from infra.fc.prices import CU_PER_REQUEST, Size, price
 
+#: Columns of `_QUERY` -> what the page calls them.
+NAMES = {
+    "requests": "requests",
+    "failed": "not ok",
+    "refused": "refused with 429",
+    "prompt": "prompt tokens",
+    "completion": "completion tokens",
+    "cached": "prompt tokens found in the prefix cache",
+}
 #: FC rounds a busy span up to whole seconds (fc/prices.py): on average by this much, seconds.
 ROUNDED_S = 0.5
 #: Widest page, characters.
 WIDTH = 120
-_TIMES = {
+TIMES = {
     "TTFT": "queue_ms + ttft_ms",
     "ITL": "CASE WHEN completion_tokens > 1 THEN decode_ms / (completion_tokens - 1) END",
     "total": "total_ms",
@@ -110,7 +119,7 @@ def make(
 ) -> Report:
     """Read the log and work out the bill. `least`: min instances; `step`: minutes. Raises InfraError without requests."""
     times = ", ".join(
-        f"approx_quantile({what}, [0.5, 0.95, 0.99]) FILTER (outcome = 'ok') AS {name}" for name, what in _TIMES.items()
+        f"approx_quantile({what}, [0.5, 0.95, 0.99]) FILTER (outcome = 'ok') AS {name}" for name, what in TIMES.items()
     )
     query = _QUERY.replace("$times", times).replace("$step", str(step))
     rows: dict[int, list[dict[str, Any]]] = {kind: [] for kind in (EVERYTHING, DAY, ROUTE, KEY, OUTCOME, STEP)}
@@ -159,13 +168,9 @@ def summary(report: Report) -> Table:
     prompt, completion = row["prompt"] or 0, row["completion"] or 0
     hours = (row["last"] - row["first"]).total_seconds() / 3600
     table = _table(f"{row['first']:%Y-%m-%d %H:%M} to {row['last']:%Y-%m-%d %H:%M} UTC ({hours:,.1f} h)", "", "")
-    facts = {
-        "requests": f"{row['requests']:,}",
-        "not ok; refused with 429": f"{row['failed']:,}; {row['refused']:,} ({row['refused'] / row['requests']:.2%})",
-        "prompt tokens; completion tokens": f"{prompt:,}; {completion:,}",
-        "prompt tokens found in the prefix cache": f"{(row['cached'] or 0) / row['cacheable']:.1%}"
-        if row["cacheable"]
-        else "not in this log",
+    facts = {NAMES[what]: f"{row[what] or 0:,}" for what in NAMES} | {
+        NAMES["refused"]: f"{row['refused']:,} ({row['refused'] / row['requests']:.2%})",
+        NAMES["cached"]: hits(row),
         "instances": f"{row['instances']:,}",
         "cold starts; the longest; requests that waited for one": (
             f"{row['starts']:,}; {row['longest_start_s'] or 0:.1f} s; {row['waited']:,}"
@@ -180,9 +185,14 @@ def summary(report: Report) -> Table:
     return table
 
 
+def hits(row: dict[str, Any]) -> str:
+    """The share of prompt tokens that were cached, of the requests that say so."""
+    return f"{(row['cached'] or 0) / row['cacheable']:.1%}" if row["cacheable"] else "not in this log"
+
+
 def times(report: Report) -> Table:
     table = _table("times of what ended well, ms", "", "p50", "p95", "p99")
-    for name in _TIMES:
+    for name in TIMES:
         found = report.everything[name]
         table.add_row(name, *(("-",) * 3 if found is None else (f"{value:,.0f}" for value in found)))
     return table

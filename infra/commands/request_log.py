@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import duckdb
@@ -70,16 +71,20 @@ def check_moment(text: str) -> str:
 
 
 def ask(
-    logs: Sequence[str], query: str, since: str = "0001-01-01", until: str = "9999-12-31"
+    logs: Sequence[str],
+    query: str,
+    since: str = "0001-01-01",
+    until: str = "9999-12-31",
+    more: Mapping[str, str] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
-    """The answer to an SQL query over `rows`: `ended` (UTC) and FIELDS, a row a request or a start ("ready").
+    """The answer to an SQL query over `rows`: `ended` (UTC), FIELDS and `more`, a row a request or a start ("ready").
 
     `logs` are paths, or "-" for standard input. Raises InfraError for a file that cannot be read.
     """
     paths = ["/dev/stdin" if path == "-" else path for path in logs]
     if missing := [path for path in paths if not Path(path).exists()]:
         raise WrongUsage(f"there is no {', '.join(missing)}: give the files of a log, or - for standard input")
-    fields = "{" + ", ".join(f'"{name}": "{kind}"' for name, kind in FIELDS.items()) + "}"
+    fields = "{" + ", ".join(f'"{name}": "{kind}"' for name, kind in {**FIELDS, **more}.items()) + "}"
     rows = _ROWS
     for name, value in (("longest", str(LONGEST)), ("fields", fields), ("since", since), ("until", until)):
         rows = rows.replace(f"${name}", value)
