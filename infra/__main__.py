@@ -36,7 +36,10 @@ COMMANDS = {
     "cost": ("infra.commands.cost", "what it costs: a table from the published prices; no account"),
     "report": ("infra.commands.report", "what it did and what it cost, from its own request log"),
     "replay": ("infra.commands.replay", "send a log's requests again, here or elsewhere, and compare"),
-    "batch": ("infra.commands.batch", "send a file of requests in the form of OpenAI's batches, and go on where it stopped"),
+    "batch": (
+        "infra.commands.batch",
+        "send a file of requests in the form of OpenAI's batches, and go on where it stopped",
+    ),
     "plan": ("infra.commands.plan", "a fleet's latency, refusals and cost, simulated from measurements"),
     "audit": ("infra.commands.audit", "known vulnerabilities in what the locks install"),
 }

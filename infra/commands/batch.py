@@ -4,8 +4,8 @@ IN has a line a request: {"custom_id", "method": "POST", "url": "/v1/chat/comple
 service will do. OUT gets a line an answer, in the order they come: {"id", "custom_id", "response": {"status_code",
 "request_id", "body"}, "error": null}. What the service refuses for good stands there too, with its status.
 
-A line is written whole, by one writer, when its answer is whole. So whatever ends this program, the same command goes on:
-it drops the half line that a kill may have left, and sends what has no line yet.
+A line is written whole, by one writer, when its answer is whole. So whatever ends this program, the same command goes
+on: it drops the half line that a kill may have left, and sends what has no line yet.
 
 Interactive callers come first: fewer requests are sent at once as soon as there is no room (429, 503) or an answer says
 that it waited for a slot, and one more after as many answers as are under way without either.
@@ -227,7 +227,7 @@ class Answers:
 
 
 class Room:
-    """How many requests may be under way: the rule of TCP's congestion control, and a pause that the service asked for."""
+    """How many requests may be under way: one more or half as many, as in TCP; and a pause that was asked for."""
 
     def __init__(self, most: int) -> None:
         self._most, self._limit, self._away, self._good = most, 1, 0, 0
@@ -244,12 +244,11 @@ class Room:
         """`good`: there was room. `pause_s`: nobody is to send for so long."""
         with self._free:
             self._away -= 1
+            self._good = self._good + 1 if good else 0
             if not good:
-                self._limit, self._good = max(1, self._limit // 2), 0
-            elif (good_now := self._good + 1) >= self._limit:
+                self._limit = max(1, self._limit // 2)
+            elif self._good >= self._limit:
                 self._limit, self._good = min(self._most, self._limit + 1), 0
-            else:
-                self._good = good_now
             self._not_before = max(self._not_before, time.monotonic() + pause_s)
             self._free.notify_all()
 

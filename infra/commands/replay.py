@@ -1,9 +1,9 @@
 """replay: a log's requests sent again to a service, at the same or another speed, and the two pages side by side.
 
-For trying a release, a flag or a bigger card with one's own load. No text is known, and none is needed: a prompt is made of
-words that are one token each, as many as the log says; where prompts began alike (`prompt_blocks`), these do, and an answer is
-made as long as it was. Times of the replay are those of this client. Requests that had no tokens (refused, gone before the
-first one, /tokenize) are left out; those of other protocols are sent as chats.
+For trying a release, a flag or a bigger card with one's own load. No text is known, and none is needed: a prompt is
+made of words that are one token each, as many as the log says; where prompts began alike (`prompt_blocks`), these do,
+and an answer is made as long as it was. Times of the replay are those of this client. Requests that had no tokens (refused,
+gone before the first one, /tokenize) are left out; those of other protocols are sent as chats.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ BLOCK = 64
 AT_ONCE = 256
 #: Common enough to be one token, with the space before, in every tokenizer that was trained on English.
 WORDS = (
-    "the of and to in is you that it he was for on are as with his they at be this have from or one had by but not what "
-    "all were we when your can said there use an each which she do how their if will up other about out many then them"
+    "the of and to in is you that it he was for on are as with his they at be this have from or one had by but not "
+    "what all were we when your can said there use an each which she do how their if will up other about out many then"
 ).split()
 _QUERY = """
     SELECT ended - to_milliseconds(coalesce(total_ms, 0)::BIGINT) AS arrived, route, stream,
         prompt_tokens AS prompt, completion_tokens AS completion, prompt_blocks AS blocks
-    FROM rows WHERE msg = 'request' ORDER BY arrived
+    FROM entries WHERE msg = 'request' ORDER BY arrived
 """
 
 
@@ -52,7 +52,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Send, wait, print. Raises WrongUsage where the log has nothing to send, CheckFailed where the service cannot answer."""
+    """Send, wait, print. Raises WrongUsage if the log has nothing to send, CheckFailed if the service cannot answer."""
     if args.speed <= 0:
         raise WrongUsage("--speed must be above 0")
     span = request_log.check_moment(args.since), request_log.check_moment(args.until)
@@ -77,7 +77,10 @@ def run(args: argparse.Namespace) -> None:
         before = report.make([args.log], _ANY, 0, "CNY", *span)
         after = report.make([str(log)], _ANY, 0, "CNY")
     console().print(side_by_side(before, after))
-    print(f"{len(rows) - len(asked):,} requests of the log had no tokens and were left out; at most {late_s:.1f} s behind their time")
+    print(
+        f"{len(rows) - len(asked):,} requests of the log had no tokens and were left out; "
+        f"at most {late_s:.1f} s behind their time"
+    )
 
 
 #: The pages are made without a bill: what a replay costs is in the log of the service that answered.
@@ -101,7 +104,9 @@ class Client:
                 raise CheckFailed(f"no connection to {self.deployment.url} ({type(error).__name__})") from None
             counts.append(int((answer.get("usage") or {}).get("prompt_tokens") or 0))
         if counts[1] - counts[0] != len(WORDS) - 1:
-            raise CheckFailed(f"{len(WORDS)} common words are {counts[1] - counts[0] + 1} tokens here: no prompt can be made")
+            raise CheckFailed(
+                f"{len(WORDS)} common words are {counts[1] - counts[0] + 1} tokens here: no prompt can be made"
+            )
         return counts[0] - 1
 
     def _post(self, path: str, body: dict[str, Any], stream: bool = False) -> requests.Response:
@@ -148,7 +153,9 @@ def _request(chat: bool, words: str, tokens: int, stream: bool) -> tuple[str, di
 def _read(reply: requests.Response, began: float) -> dict[str, Any]:
     """Fields of the request log that an answer, whole or in pieces, tells."""
     if reply.status_code != 200:
-        code = (reply.json().get("error") or {}).get("code") if "json" in reply.headers.get("content-type", "") else None
+        code = (
+            (reply.json().get("error") or {}).get("code") if "json" in reply.headers.get("content-type", "") else None
+        )
         return {"outcome": code or str(reply.status_code)}
     usage: dict[str, Any] = {}
     fields: dict[str, Any] = {"outcome": "cut"}
@@ -179,5 +186,7 @@ def side_by_side(before: report.Report, after: report.Report) -> Table:
     table.add_row(report.NAMES["cached"], *(report.hits(one) for one in both))
     for name in report.TIMES:
         for at, quantile in enumerate(("p50", "p95", "p99")):
-            table.add_row(f"{name} {quantile}, ms", *("-" if not one[name] else f"{one[name][at]:,.0f}" for one in both))
+            table.add_row(
+                f"{name} {quantile}, ms", *("-" if not one[name] else f"{one[name][at]:,.0f}" for one in both)
+            )
     return table

@@ -1,8 +1,9 @@
 """report: what the service did and what it cost, from its own request log: a page of text, and one of HTML with plots.
 
-Times are as callers had them (TTFT: from arrival to the first token). Active seconds are those in which a card was busy,
-which the log's shares (`card_ms`) add up to; Function Compute rounds each busy span up to whole seconds, half a second on
-average, and a request that was let in alone began a span. A start is active too. Minimum instances hibernate otherwise.
+Times are as callers had them (TTFT: from arrival to the first token). Active seconds are those in which a card was
+busy; the log's shares (`card_ms`) add up to them. Function Compute rounds each busy span up to whole seconds, half a
+second on average, and a request that was let in alone began a span. A start is active too. Minimum instances hibernate
+otherwise.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ TIMES = {
 # One pass: everything, then the same by day, by route, by key, by outcome and by step of time.
 _QUERY = """
     , timed AS (SELECT *, msg = 'request' AS asked, date_trunc('day', ended)::DATE AS day, coalesce(key, '') AS who,
-        time_bucket(INTERVAL '$step minutes', ended) AS step FROM rows)
+        time_bucket(INTERVAL '$step minutes', ended) AS step FROM entries)
     SELECT day, route, who, outcome, step, grouping(day, route, who, outcome, step) AS kind,
         min(ended) AS first, max(ended) AS last, count(*) FILTER (asked) AS requests,
         count(*) FILTER (asked AND outcome <> 'ok') AS failed, count(*) FILTER (outcome = 'overloaded') AS refused,
@@ -117,7 +118,7 @@ def make(
     until: str = "9999-12-31",
     step: int = 60,
 ) -> Report:
-    """Read the log and work out the bill. `least`: min instances; `step`: minutes. Raises InfraError without requests."""
+    """Read the log and work out the bill. `least`: min instances; `step`: minutes. Raises InfraError: no requests."""
     times = ", ".join(
         f"approx_quantile({what}, [0.5, 0.95, 0.99]) FILTER (outcome = 'ok') AS {name}" for name, what in TIMES.items()
     )
@@ -254,7 +255,9 @@ def plots(report: Report) -> str:
     for name in ("requests", "failed", "refused"):
         asked.plot(when, [row[name] for row in steps], marker=".", label=name)
     for name in ("TTFT", "total"):
-        took.plot(when, [row[name][1] / 1000 if row[name] else None for row in steps], marker=".", label=f"{name} p95, s")
+        took.plot(
+            when, [row[name][1] / 1000 if row[name] else None for row in steps], marker=".", label=f"{name} p95, s"
+        )
     held.step(when, [row["instances"] for row in steps], where="mid", label="instances")
     used.plot(when, [row["card_s"] or 0 for row in steps], marker=".", label="busy seconds of the card")
     for axis in axes:

@@ -1,8 +1,8 @@
 """The service's request log as rows: whatever lines lie around them, in files, in pipes, gzipped or not.
 
 A line is the service's own (`2026-01-31T12:00:00.000Z {"level": ...}`), with anything before it, or a JSON object that
-holds one under `message`, as SLS gives back what Function Compute has stored. DuckDB reads and counts, in one pass and in
-bounded memory; fields are those of code/README.md, "The request log".
+holds one under `message`, as SLS gives back what Function Compute has stored. DuckDB reads and counts, in one pass and
+in bounded memory; fields are those of code/README.md, "The request log".
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ FIELDS = {
 }
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?)?Z?")
 
-# The date in front is 24 characters and a space; `at` is where the object begins, counted from 1.
+# The date in front is 24 characters and a space; `place` is where the object begins, counted from 1.
 _ROWS = """
     WITH lines AS (
         SELECT CASE WHEN starts_with(line, '{') AND json_valid(line) THEN json_extract_string(line, '$.message')
@@ -52,11 +52,11 @@ _ROWS = """
         FROM read_csv(?, columns = {'line': 'VARCHAR'}, delim = '\\x01', quote = '', escape = '', header = false,
                       auto_detect = false, null_padding = true, max_line_size = $longest, ignore_errors = true)
     ), ours AS (
-        SELECT line, strpos(line, '{"level"') AS at FROM lines
+        SELECT line, strpos(line, '{"level"') AS place FROM lines
         WHERE contains(line, '"msg": "request"') OR contains(line, '"msg": "ready"')
     ), objects AS (
-        SELECT try_cast(substr(line, at - 25, 23) AS TIMESTAMP) AS ended, substr(line, at) AS object
-        FROM ours WHERE at > 25
+        SELECT try_cast(substr(line, place - 25, 23) AS TIMESTAMP) AS ended, substr(line, place) AS object
+        FROM ours WHERE place > 25
     )
     SELECT ended, unnest(from_json(object, '$fields')) FROM objects
     WHERE json_valid(object) AND ended >= TIMESTAMP '$since' AND ended < TIMESTAMP '$until'
@@ -77,7 +77,7 @@ def ask(
     until: str = "9999-12-31",
     more: Mapping[str, str] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
-    """The answer to an SQL query over `rows`: `ended` (UTC), FIELDS and `more`, a row a request or a start ("ready").
+    """The answer to an SQL query over `entries`: `ended` (UTC), FIELDS and `more`, of each request and start ("ready").
 
     `logs` are paths, or "-" for standard input. Raises InfraError for a file that cannot be read.
     """
@@ -94,7 +94,7 @@ def ask(
         db.execute(f"SET temp_directory = '{spill}'")
         db.execute("SET preserve_insertion_order = false")
         try:
-            answer = db.execute(f"WITH rows AS ({rows}) {query}", [paths])
+            answer = db.execute(f"WITH entries AS ({rows}) {query}", [paths])
             names = [column[0] for column in answer.description or ()]
             return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
         except duckdb.Error as error:

@@ -239,7 +239,9 @@ def test_the_log_says_how_a_prompt_begins_and_what_of_it_was_cached(server: Serv
     beginning = " ".join(f"{stream}{number}" for number in range(300))
     for ending in ("one", "two"):
         body = {"messages": [{"role": "user", "content": f"{beginning} {ending}"}], "max_tokens": 2, "stream": stream}
-        requests.post(f"{server.url}/chat", json=body, headers={"x-request-id": f"cached-{stream}-{ending}"}, timeout=60)
+        requests.post(
+            f"{server.url}/chat", json=body, headers={"x-request-id": f"cached-{stream}-{ending}"}, timeout=60
+        )
     lines = [json.loads(line.split(" ", 1)[1]) for line in server.log().splitlines() if f'"cached-{stream}-' in line]
     first, second = lines
     assert first["cached_tokens"] < second["cached_tokens"] < second["prompt_tokens"]

@@ -14,7 +14,7 @@ import time
 import traceback
 from typing import Any
 
-#: Of the fields in code/README.md, "The request log". It rises when some are added; none is renamed or given another meaning.
+#: Of the fields in code/README.md, "The request log": rises when some are added; none is ever renamed or redefined.
 VERSION = 2
 #: FC cuts a log line at 32 KB (FC quota page); this many characters of one field leave room for the rest.
 MAX_FIELD = 8_000

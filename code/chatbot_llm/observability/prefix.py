@@ -19,7 +19,7 @@ SIZE = 4
 
 
 def salt(api_keys: str) -> bytes:
-    """One salt for all instances with the same keys. Without keys there is no secret to make it of: this process's own."""
+    """One salt for all instances with the same keys. Without keys there is no secret to make it of: one of its own."""
     return hashlib.blake2b(api_keys.encode() or os.urandom(32), digest_size=32, person=b"prompt_blocks").digest()
 
 

@@ -74,7 +74,7 @@ def check(request: Request, settings: Settings) -> None:
 
 
 def key_id(request: Request, settings: Settings) -> str:
-    """What the log calls the key that a request came with: the beginning of its digest. Empty where none is asked for."""
+    """What the log calls the key of a request: the beginning of its digest. Empty where none is asked for."""
     presented = _presented(request)
     return _digest(presented).hex()[:12] if _known(presented, settings.keys) else ""
 

@@ -10,8 +10,8 @@ from chatbot_llm import __version__
 from chatbot_llm.engine.base import EngineRequest, Kind
 from chatbot_llm.errors import ApiError, BadRequest
 from chatbot_llm.observability import logs
-from chatbot_llm.routes import generate as generation
 from chatbot_llm.routes import auth, validation
+from chatbot_llm.routes import generate as generation
 from chatbot_llm.routes.deferred import Deferred, Streamed
 from chatbot_llm.serving.request import Request
 from chatbot_llm.serving.service import Service

@@ -38,7 +38,7 @@ class Admitted(Protocol):
 
 
 class Admission:
-    """Slots for `max_running` requests and places for `max_waiting` more. `clock` is in seconds, frozen time left out."""
+    """Slots for `max_running` requests and places for `max_waiting` more. `clock`: seconds, frozen time left out."""
 
     def __init__(self, max_running: int, max_waiting: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.max_running = max_running

@@ -58,7 +58,11 @@ class Faults:
                 else:
                     headers = {"content-type": "application/json"}
                     reply = requests.post(behind + self.path, data=body, headers=headers, timeout=60)
-                    kept = {name: reply.headers[name] for name in ("server-timing", "x-request-id", "retry-after") if name in reply.headers}
+                    kept = {
+                        name: reply.headers[name]
+                        for name in ("server-timing", "x-request-id", "retry-after")
+                        if name in reply.headers
+                    }
                     self.reply(reply.status_code, reply.content, kept, half=kind == "half")
 
             def reply(self, status: int, body: bytes, headers: dict[str, str], half: bool = False) -> None:
@@ -156,7 +160,18 @@ def test_what_is_refused_for_good_stands_there_with_its_status(
     wrong["body"]["max_tokens"], lost["url"] = 0, "/nowhere"
     generate = {"custom_id": "g", "method": "POST", "url": "/generate", "body": {"prompt": "a b", "max_tokens": 2}}
     target = tmp_path / "out"
-    assert main(["batch", str(written(tmp_path / "in", [wrong, lost, asked(3), generate])), str(target), "--url", service.url]) == 1
+    assert (
+        main(
+            [
+                "batch",
+                str(written(tmp_path / "in", [wrong, lost, asked(3), generate])),
+                str(target),
+                "--url",
+                service.url,
+            ]
+        )
+        == 1
+    )
     found = read(target)
     assert {name: found[name]["response"]["status_code"] for name in ("line-1", "line-2", "line-3")} == {
         "line-1": 400,
@@ -170,7 +185,8 @@ def test_what_is_refused_for_good_stands_there_with_its_status(
 
 def start(source: Path, target: Path, url: str) -> subprocess.Popen[bytes]:
     words = ["batch", str(source), str(target), "--url", url, "--at-once", "8"]
-    code = f"import sys; from infra.commands import batch; batch.WAITS_S = (0.05,); from infra.__main__ import main; sys.exit(main({words!r}))"
+    code = "import sys; from infra.commands import batch; from infra.__main__ import main; batch.WAITS_S = (0.05,)\n"
+    code += f"sys.exit(main({words!r}))"
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 

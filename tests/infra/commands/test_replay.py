@@ -13,8 +13,8 @@ import pytest
 from infra.__main__ import main
 from infra.commands import replay, request_log, smoke
 from launcher import Service
+from log_lines import line
 from service_double import ServiceDouble
-from test_report import line
 
 MORE = {"stream": "BOOLEAN", "prompt_blocks": "VARCHAR"}
 
@@ -79,7 +79,7 @@ def test_what_fails_is_told_as_what_it_was(service: Service, tmp_path: Path) -> 
     assert json.loads(text.split(" ", 1)[1])["outcome"] == "context_length_exceeded"
     log = tmp_path / "log"
     log.write_text(text + "\n")
-    (found,) = request_log.ask([str(log)], "SELECT outcome FROM rows", more=MORE)
+    (found,) = request_log.ask([str(log)], "SELECT outcome FROM entries", more=MORE)
     assert found["outcome"] == "context_length_exceeded"
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from infra.commands import report, request_log
 from infra.fc import template
 from infra.fc.prices import CU_PER_REQUEST, Size
 from launcher import Service
+from log_lines import line
 
 T4 = Size(4, 16384, 16384, 10240)
 PROPS = {
@@ -33,38 +34,12 @@ PROPS = {
     "gpuConfig": {"gpuMemorySize": 16384},
     "provisionConfig": {"defaultTarget": 1},
 }
-BEGAN = datetime(2027, 1, 31, 22, 0, tzinfo=UTC)
 
 
 @pytest.fixture(autouse=True)
 def _of_s_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template, "render_any", lambda: PROPS)
     monkeypatch.setenv("COLUMNS", "140")
-
-
-def line(after_s: float = 0.0, **fields: Any) -> str:
-    """A line of the log as the service writes it, `after_s` seconds after BEGAN."""
-    when = (BEGAN + timedelta(seconds=after_s)).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
-    usual = {
-        "level": "info",
-        "logger": "chatbot_llm.request",
-        "v": 2,
-        "instance": "c-1",
-        "msg": "request",
-        "route": "/chat",
-        "model": "m",
-        "outcome": "ok",
-        "cold": False,
-        "running": 1,
-        "prompt_tokens": 100,
-        "completion_tokens": 11,
-        "queue_ms": 0.0,
-        "ttft_ms": 200.0,
-        "decode_ms": 1000.0,
-        "card_ms": 1200.0,
-        "total_ms": 1200.0,
-    }
-    return f"{when} {json.dumps(usual | fields)}"
 
 
 def made(tmp_path: Path, *lines: str, least: int = 0, **how: Any) -> report.Report:
@@ -138,13 +113,13 @@ def test_a_log_is_read_in_the_forms_it_comes_in(tmp_path: Path, form: str) -> No
     else:
         path.write_text(text)
     if form == "stdin":
-        code = "from infra.commands import request_log as r; print(r.ask(['-'], 'SELECT count(*) AS n FROM rows'))"
+        code = "from infra.commands import request_log as r; print(r.ask(['-'], 'SELECT count(*) AS n FROM entries'))"
         asked = [sys.executable, "-c", code]
         with path.open() as given:
             done = subprocess.run(asked, stdin=given, capture_output=True, text=True, cwd=ROOT, check=True)
         assert done.stdout.strip() == "[{'n': 3}]"
         return
-    assert request_log.ask([str(path)], "SELECT count(*) AS n FROM rows") == [{"n": 3}]
+    assert request_log.ask([str(path)], "SELECT count(*) AS n FROM entries") == [{"n": 3}]
 
 
 def test_a_span_can_be_chosen(tmp_path: Path) -> None:
@@ -179,7 +154,9 @@ def test_the_page_is_printed_and_written_with_its_plots(tmp_path: Path, capsys: 
     for words in ("TTFT", "by route", "by key", "cold starts", "1,000 tokens, CNY", "no key", "hibernation"):
         assert words.replace("no key", "<b>") in out
         assert words.replace("no key", "&lt;b&gt;") in html
-    assert "<svg" in html and "http://" not in re.sub(r'(xmlns[:\w]*|resource)="[^"]*"|<dc:.*?>|<!DOCTYPE.*?>', "", html)
+    assert "<svg" in html and "http://" not in re.sub(
+        r'(xmlns[:\w]*|resource)="[^"]*"|<dc:.*?>|<!DOCTYPE.*?>', "", html
+    )
 
 
 # what the service itself writes
