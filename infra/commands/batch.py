@@ -8,7 +8,7 @@ A line is written whole, by one writer, when its answer is whole. So whatever en
 on: it drops the half line that a kill may have left, and sends what has no line yet.
 
 Interactive callers come first: fewer requests are sent at once as soon as there is no room (429, 503) or an answer says
-that it waited for a slot, and one more after as many answers as are under way without either.
+that it waited for a slot, and one more after ten times as many answers as are under way without either.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ NO_ROOM, PASSING = frozenset({429, 503}), frozenset({408, 500, 502, 504})
 TRIES = 4
 #: Longest wait that a Retry-After is believed, seconds; and the waits between tries without one.
 LONGEST_WAIT_S, WAITS_S = 120.0, (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+#: Good answers, for each request under way, before there may be one more: callers come and go within seconds.
+GROW_AFTER = 10
 #: An answer that waited this long for a slot was in somebody's way, ms.
 IN_THE_WAY_MS = 50.0
 
@@ -247,7 +249,7 @@ class Room:
             self._good = self._good + 1 if good else 0
             if not good:
                 self._limit = max(1, self._limit // 2)
-            elif self._good >= self._limit:
+            elif self._good >= GROW_AFTER * self._limit:
                 self._limit, self._good = min(self._most, self._limit + 1), 0
             self._not_before = max(self._not_before, time.monotonic() + pause_s)
             self._free.notify_all()

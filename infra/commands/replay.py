@@ -2,8 +2,8 @@
 
 For trying a release, a flag or a bigger card with one's own load. No text is known, and none is needed: a prompt is
 made of words that are one token each, as many as the log says; where prompts began alike (`prompt_blocks`), these do,
-and an answer is made as long as it was. Times of the replay are those of this client. Requests that had no tokens (refused,
-gone before the first one, /tokenize) are left out; those of other protocols are sent as chats.
+and an answer is made as long as it was. Times of the replay are those of this client. Requests that had no tokens
+(refused, gone before the first one, /tokenize) are left out; those of other protocols are sent as chats.
 """
 
 from __future__ import annotations

@@ -182,6 +182,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         service.close()
 
 
+@pytest.mark.process
 def test_shares_of_the_card_are_the_bills_arithmetic_within_two_percent(written: Path) -> None:
     """The union of all requests' spans on the instance, worked out from their ends and times."""
     spans = []
