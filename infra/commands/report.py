@@ -146,7 +146,7 @@ def _seconds_of(day: dict[str, Any], everything: dict[str, Any]) -> float:
     begin = datetime.combine(day["day"], datetime.min.time())
     since = max(0.0, (everything["first"] - begin).total_seconds())
     until = min(86_400.0, (everything["last"] - begin).total_seconds())
-    return until - since
+    return float(until - since)
 
 
 def show(screen: Console, report: Report) -> None:
