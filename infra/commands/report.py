@@ -44,7 +44,6 @@ TIMES = {
     "TTFT": "queue_ms + ttft_ms",
     "ITL": "CASE WHEN completion_tokens > 1 THEN decode_ms / (completion_tokens - 1) END",
     "total": "total_ms",
-    "queue": "queue_ms",
 }
 # One pass: everything, then the same by day, by route, by key, by outcome and by step of time.
 _QUERY = """
@@ -81,7 +80,10 @@ def run(args: argparse.Namespace) -> None:
     props = template.render_any()
     least = props["provisionConfig"]["defaultTarget"] if args.min is None else args.min
     report = make(args.log, Size.of(props), least, args.currency, args.since, args.until, args.step)
-    show(console(), report)
+    screen = console()
+    if not screen.is_terminal:  # a file or a pipe has no width
+        screen.width = WIDTH
+    show(screen, report)
     if args.html:
         args.html.write_text(page(report), encoding="utf-8")
 
@@ -160,8 +162,12 @@ def show(screen: Console, report: Report) -> None:
 def _table(title: str, *headings: str) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     for at, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if at else "left", overflow="fold")
+        table.add_column(heading, justify="right" if at else "left", no_wrap=True)
     return table
+
+
+def _short(tokens: int) -> str:
+    return f"{tokens / 1e6:,.1f} M" if tokens >= 1e6 else f"{tokens:,}"
 
 
 def summary(report: Report) -> Table:
@@ -209,8 +215,8 @@ def outcomes(report: Report) -> Table:
 
 
 def shares(report: Report, kind: int, column: str, title: str) -> Table:
-    """What each day, route or key had of the card; the last row is what is nobody's."""
-    table = _table(title, "", "requests", "prompt", "completion", "p95 s", "card s", report.currency, "share")
+    """What each day, route or key had of the card; nobody's are starts, rounding, hibernation."""
+    table = _table(title, "", "requests", "prompt", "answer", "p95 s", "card s", report.currency, "share")
     left = report.paid
     for row in report.rows[kind]:
         if not row["requests"]:
@@ -221,15 +227,14 @@ def shares(report: Report, kind: int, column: str, title: str) -> Table:
         table.add_row(
             escape(str(row[column] or "no key")),
             f"{row['requests']:,}",
-            f"{row['prompt'] or 0:,}",
-            f"{row['completion'] or 0:,}",
+            *(_short(row[name] or 0) for name in ("prompt", "completion")),
             "-" if slow is None else f"{slow:.2f}",
-            f"{row['card_s'] or 0:,.1f}",
-            f"{cost:,.4f}",
+            f"{row['card_s'] or 0:,.0f}",
+            f"{cost:,.2f}",
             f"{cost / report.paid:.1%}" if report.paid else "-",
         )
     share = f"{left / report.paid:.1%}" if report.paid else "-"
-    table.add_row("starts, rounding, hibernation", "", "", "", "", "", f"{left:,.4f}", share)
+    table.add_row("nobody's", "", "", "", "", "", f"{left:,.2f}", share)
     return table
 
 

@@ -53,13 +53,13 @@ _ROWS = """
                       auto_detect = false, null_padding = true, max_line_size = $longest, ignore_errors = true)
     ), ours AS (
         SELECT line, strpos(line, '{"level"') AS place FROM lines
-        WHERE contains(line, '"msg": "request"') OR contains(line, '"msg": "ready"')
+        WHERE contains(line, '"msg": "re')  -- "request", "ready"
     ), objects AS (
         SELECT try_cast(substr(line, place - 25, 23) AS TIMESTAMP) AS ended, substr(line, place) AS object
         FROM ours WHERE place > 25
     )
-    SELECT ended, unnest(from_json(object, '$fields')) FROM objects
-    WHERE json_valid(object) AND ended >= TIMESTAMP '$since' AND ended < TIMESTAMP '$until'
+    SELECT ended, unnest(TRY(from_json(object, '$fields'))) FROM objects
+    WHERE ended >= TIMESTAMP '$since' AND ended < TIMESTAMP '$until'
 """
 
 
@@ -77,7 +77,7 @@ def ask(
     until: str = "9999-12-31",
     more: Mapping[str, str] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
-    """The answer to an SQL query over `entries`: `ended` (UTC), FIELDS and `more`, of each request and start ("ready").
+    """The answer to an SQL query over `entries`: `ended` (UTC), FIELDS and `more` of each line; half ones are NULL.
 
     `logs` are paths, or "-" for standard input. Raises InfraError for a file that cannot be read.
     """
