@@ -80,10 +80,8 @@ def run(args: argparse.Namespace) -> None:
     props = template.render_any()
     least = props["provisionConfig"]["defaultTarget"] if args.min is None else args.min
     report = make(args.log, Size.of(props), least, args.currency, args.since, args.until, args.step)
-    screen = console()
-    if not screen.is_terminal:  # a file or a pipe has no width
-        screen.width = WIDTH
-    show(screen, report)
+    screen = console()  # a file or a pipe has no width of its own
+    show(screen if screen.is_terminal else Console(width=WIDTH, emoji=False), report)
     if args.html:
         args.html.write_text(page(report), encoding="utf-8")
 
