@@ -23,6 +23,8 @@ from infra.errors import InfraError, WrongUsage
 MEMORY_MB = 256
 #: Bytes of a line at most; the service's are below 4 KB, FC cuts at 32 KB.
 LONGEST = 1 << 18
+#: Bytes that are read at a time; DuckDB would take 32 MB, for each thread several times.
+BUFFER = 1 << 22
 #: Field -> type in DuckDB.
 FIELDS = {
     "msg": "VARCHAR",
@@ -50,7 +52,8 @@ _ROWS = """
         SELECT CASE WHEN starts_with(line, '{') AND json_valid(line) THEN json_extract_string(line, '$.message')
                     ELSE line END AS line
         FROM read_csv(?, columns = {'line': 'VARCHAR'}, delim = '\\x01', quote = '', escape = '', header = false,
-                      auto_detect = false, null_padding = true, max_line_size = $longest, ignore_errors = true)
+                      auto_detect = false, null_padding = true, max_line_size = $longest, buffer_size = $buffer,
+                      ignore_errors = true)
     ), ours AS (
         SELECT line, strpos(line, '{"level"') AS place FROM lines
         WHERE contains(line, '"msg": "re')  -- "request", "ready"
@@ -86,7 +89,13 @@ def ask(
         raise WrongUsage(f"there is no {', '.join(missing)}: give the files of a log, or - for standard input")
     fields = "{" + ", ".join(f'"{name}": "{kind}"' for name, kind in {**FIELDS, **more}.items()) + "}"
     rows = _ROWS
-    for name, value in (("longest", str(LONGEST)), ("fields", fields), ("since", since), ("until", until)):
+    for name, value in (
+        ("longest", str(LONGEST)),
+        ("buffer", str(BUFFER)),
+        ("fields", fields),
+        ("since", since),
+        ("until", until),
+    ):
         rows = rows.replace(f"${name}", value)
     with tempfile.TemporaryDirectory(prefix="report-") as spill, duckdb.connect() as db:
         db.execute(f"SET memory_limit = '{MEMORY_MB}MB'")
