@@ -62,12 +62,12 @@ RUN --mount=type=cache,id=chatbot-llm-weights,target=/var/cache/weights,sharing=
     python -m infra.image.bake fetch --source "${MODEL_SOURCE}" --to /var/cache/weights --install /models
 
 
-# Made anew only when the packages, the weights or these two files change; the models are only looked at, not copied.
+# Made anew only when the packages, the weights or this file change; the models are only looked at, not copied.
 FROM packages AS modelinfo
 ENV VLLM_CACHE_ROOT=/opt/warm/vllm
-COPY infra/image/warm_modelinfo.py code/chatbot_llm/engine/patches/outline.py /tmp/
+COPY infra/image/warm_modelinfo.py /tmp/
 RUN --mount=type=bind,from=weights,source=/models,target=/models \
-    python /tmp/warm_modelinfo.py /models && python /tmp/outline.py
+    python /tmp/warm_modelinfo.py /models
 
 
 FROM ${PYTHON_IMAGE} AS code

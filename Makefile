@@ -67,12 +67,17 @@ run: $(VENV)/service ## Run the service here on :8000, for this machine (HOST=0.
 # --- testing ----------------------------------------------------------------------------------------------------
 
 .PHONY: test
-test: $(VENV)/dev ## Run every test that can run here, real engine included
+test: $(VENV)/dev ## Run every test that can run here, real engine included (ARGS=tests/routes: only those)
+ifeq ($(ARGS),)
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m 'not engine'
+	$(BIN)/python -m pytest -m engine
+else
 	$(BIN)/python -m pytest $(ARGS)
+endif
 
 .PHONY: test-fast
 test-fast: $(VENV)/dev ## Run the tests of every room that start neither an engine nor a process, in a minute
-	$(BIN)/python -m pytest -m 'not engine and not process' $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not engine and not process' $(ARGS)
 
 MINUTES ?= 5
 .PHONY: soak
@@ -207,6 +212,10 @@ lock: ## Make the lock files again from the .in files (needs uv)
 	  --python-platform x86_64-manylinux_2_36 --only-binary :all: --overrides cuda.overrides.txt $(LOCK_ARGS) cuda.in -o cuda.txt
 	for lock in tests infra tests/bench; do uv pip compile -q --generate-hashes --no-header --python-version 3.11 --no-emit-package torch \
 	  -c code/requirements/cpu.txt $(LOCK_ARGS) $$lock/requirements.in -o $$lock/requirements.txt; done
+	cd tests/clients/locks && for lock in *.in; do uv pip compile -q --generate-hashes --no-header --no-annotate --universal \
+	  --python-version 3.11 $$lock -o $${lock%.in}.txt; done
+	cd tests/clients/locks && for lock in */; do npm install --prefix $$lock --package-lock-only --omit-lockfile-registry-resolved \
+	  --no-audit --no-fund --loglevel error; done
 
 .PHONY: clean
 clean: ## Remove what this Makefile made

@@ -24,14 +24,17 @@ COMMANDS = {
     "size": ("infra.image.size", "measure an image against what Function Compute takes"),
     "local-test": ("infra.image.local_test", "start the image here as Function Compute does, try it, take it down"),
     "push": ("infra.image.push", "push the image under a tag that never moves"),
+    "digest": ("infra.commands.digest", "API keys as the digests that a deployment is told"),
     "s": ("infra.commands.s", "any command of Serverless Devs, quiet and with the whole credential"),
     "deploy": ("infra.commands.deploy", "deploy s.yaml to what nobody calls yet, wait until all of it stands, try it"),
     "wait-ready": ("infra.commands.wait_ready", "wait until the function is active and its min instances stand"),
     "smoke": ("infra.commands.smoke", "ask it questions, judge the answers"),
     "acceptance": ("infra.commands.acceptance", "200 prompts at 1, 4 and 10 at once: is a T4's arithmetic sound?"),
     "release": ("infra.commands.release", "publish, try out, move the alias; back on failure"),
+    "domain": ("infra.commands.domain", "a custom domain and its certificate"),
     "scale": ("infra.commands.scale", "set how many instances are kept, now or by clock"),
     "status": ("infra.commands.status", "one screen: states, instances, errors, price so far"),
+    "observe": ("infra.commands.observe", "queries, dashboard and alerts over the request log, put into SLS"),
     "destroy": ("infra.commands.destroy", "delete the function and what hangs on it, and look whether it is gone"),
     "cost": ("infra.commands.cost", "what it costs: a table from the published prices; no account"),
     "report": ("infra.commands.report", "what it did and what it cost, from its own request log"),
@@ -47,7 +50,7 @@ COMMANDS = {
 EPILOG = """exit codes: 0 good; 1 looked, not right; 2 wrong usage; 3 refused by Function Compute; 4 timed out
 
 credentials: Alibaba's default chain (ALIBABA_CLOUD_ACCESS_KEY_ID, _SECRET, _SECURITY_TOKEN; OIDC; the aliyun
-CLI's profile; an ECS role). The service's own key for smoke and release: CHATBOT_API_KEY.
+CLI's profile; an ECS role). The service's own key for deploy, smoke and release: CHATBOT_API_KEY.
 """
 
 DOTENV = ROOT / ".env"

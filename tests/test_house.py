@@ -17,6 +17,7 @@ ROOMS = [
     "app",
     "routes",
     "serving",
+    "rag",
     "engine",
     "engine.patches",
     "observability",
@@ -72,15 +73,11 @@ def test_no_module_is_imported_by_what_it_imports() -> None:
 
 
 def test_each_library_has_its_place() -> None:
-    assert users_of("vllm") == {"engine.vllm_engine", "engine.patches.cpu_worker"}
+    assert users_of("vllm") == {"engine.vllm_engine"}
     assert users_of("gunicorn") == {"__main__"}
     assert {room_of(name) for name in users_of("uvicorn") | users_of("uvicorn_worker")} == {"server"}
     assert {room_of(name) for name in users_of("flask")} == {"server", "app", "routes"}
     assert users_of("infra") == set()
-
-
-def test_the_engines_process_alone_runs_its_worker() -> None:
-    assert not [name_of(path) for path in FILES if "chatbot_llm.engine.patches.cpu_worker" in imports(path)]
 
 
 def test_no_private_name_of_gunicorn_is_used() -> None:

@@ -54,6 +54,8 @@ def test_an_unknown_setting_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) 
         ("CHATBOT_MAX_RUNNING", "many", "CHATBOT_MAX_RUNNING"),
         ("CHATBOT_MAX_RUNNING", "0", "greater than or equal to 1"),
         ("CHATBOT_API_KEYS", "short", "16 characters"),
+        ("CHATBOT_API_KEYS", "sha256:short", "64 hexadecimal digits of"),
+        ("CHATBOT_API_KEYS", "SHA256:" + "short" * 16, "64 hexadecimal digits of"),
         ("CHATBOT_PROFILE", "t5", "CHATBOT_PROFILE"),
     ],
 )
@@ -94,7 +96,7 @@ def test_host_and_port_are_ours_and_the_rest_is_vllms(monkeypatch: pytest.Monkey
 
 def test_keys_are_never_shown() -> None:
     current = settings.Settings(api_keys="0123456789abcdef-secret")  # type: ignore[arg-type]
-    assert "secret" not in repr(current) and current.keys == ("0123456789abcdef-secret",)
+    assert "secret" not in repr(current) and current.keys == (settings.digest("0123456789abcdef-secret"),)
 
 
 # flags

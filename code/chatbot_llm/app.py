@@ -2,16 +2,16 @@
 
 import json
 import logging
-from typing import Any
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from chatbot_llm.engine.base import Engine
-from chatbot_llm.errors import ApiError, envelope
+from chatbot_llm.engine.protocols import of_path
+from chatbot_llm.errors import ApiError
 from chatbot_llm.observability import logs
 from chatbot_llm.observability.metrics import Metrics
-from chatbot_llm.routes import auth, cors, invoke, openai, openapi, platform, playground
+from chatbot_llm.routes import auth, cors, invoke, messages, openai, openapi, platform, playground, responses
 from chatbot_llm.routes.validation import missing
 from chatbot_llm.serving.service import Service
 from chatbot_llm.settings import Settings
@@ -32,7 +32,8 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics | None = Non
     service = Service(settings, engine, metrics or Metrics())
     app.extensions["chatbot_llm"] = service
     app.register_blueprint(platform.blueprint(service))
-    app.register_blueprint(openai.blueprint(service))
+    for room in (openai, responses, messages):
+        app.register_blueprint(room.blueprint(service))
     app.register_blueprint(invoke.blueprint(app))
     app.register_blueprint(playground.blueprint(settings))
     app.register_blueprint(openapi.blueprint())
@@ -54,7 +55,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics | None = Non
 
     @app.errorhandler(ApiError)
     def api_error(error: ApiError) -> Response:
-        return _error(error.status, error.envelope(), error.retry_after)
+        return _error(error)
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
@@ -63,7 +64,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics | None = Non
             404: missing(request.method, request.path, app.url_map),
             405: f"{request.path[:200]} does not take {request.method}",
         }
-        response = _error(status, envelope(status, texts.get(status, error.description or error.name)))
+        response = _error(ApiError(texts.get(status, error.description or error.name), status=status))
         for name, value in error.get_headers():
             if name == "Allow":
                 response.headers["Allow"] = value
@@ -72,7 +73,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics | None = Non
     @app.errorhandler(Exception)
     def surprise(error: Exception) -> Response:
         log.error("unexpected error in %s", request.path[:200], exc_info=error)
-        return _error(500, envelope(500, "an unexpected error; the log has its details", code="internal_error"))
+        return _error(ApiError("an unexpected error; the log has its details", code="internal_error"))
 
     return app
 
@@ -82,10 +83,12 @@ def service_of(app: Flask) -> Service:
     return service
 
 
-def _error(status: int, body: dict[str, Any], retry_after: int | None = None) -> Response:
-    response = Response(json.dumps(body, ensure_ascii=False).encode(), status, mimetype="application/json")
-    if retry_after is not None:
-        response.headers["Retry-After"] = str(retry_after)
-    if status == 401:
+def _error(error: ApiError) -> Response:
+    """An error in the form that the clients of this route read."""
+    body = json.dumps(of_path(request.path).envelope(error), ensure_ascii=False).encode()
+    response = Response(body, error.status, mimetype="application/json")
+    if error.retry_after is not None:
+        response.headers["Retry-After"] = str(error.retry_after)
+    if error.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response

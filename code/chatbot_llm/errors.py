@@ -1,4 +1,4 @@
-"""Errors a caller may see, all in the OpenAI envelope.
+"""Errors a caller may see, in the OpenAI envelope unless a protocol has its own (`engine/protocols`).
 
     ChatbotError
     +- UsageError                wrong flag or setting: ends the process
@@ -52,7 +52,9 @@ class ApiError(ChatbotError):
         self.extra = extra or {}
 
     def envelope(self) -> dict[str, Any]:
-        return envelope(self.status, self.message, param=self.param, code=self.code, **self.extra)
+        """The OpenAI error object."""
+        kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code, **self.extra}}
 
 
 class BadRequest(ApiError):
@@ -65,11 +67,3 @@ class Overloaded(ApiError):
 
 class Unavailable(ApiError):
     status = 503
-
-
-def envelope(
-    status: int, message: str, *, param: str | None = None, code: str | None = None, **extra: Any
-) -> dict[str, Any]:
-    """The OpenAI error object for an HTTP status."""
-    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return {"error": {"message": message, "type": kind, "param": param, "code": code, **extra}}

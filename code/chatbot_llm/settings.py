@@ -5,9 +5,11 @@ What belongs to the engine (context length, dtype, parsers ...) is a vLLM flag, 
 Nothing here reads a file or touches the network.
 """
 
+import hashlib
 import ipaddress
 import os
 import re
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -38,7 +40,9 @@ class Settings(BaseSettings):
     max_tokens_cap: int = Field(4096, ge=1, description="Largest `max_tokens` a request may ask for.")
     max_choices: int = Field(8, ge=1, description="Largest `n`, and most prompts in one completion request.")
     api_keys: SecretStr = Field(
-        SecretStr(""), description="Comma-separated keys; a request must carry one. Empty: no key is asked for."
+        SecretStr(""),
+        description="Comma-separated keys, or `sha256:` and their SHA-256 in hex (`python -m infra digest`); a request "
+        "must carry one. Empty: no key is asked for.",
     )
     cors_origins: str = Field(
         "",
@@ -62,9 +66,12 @@ class Settings(BaseSettings):
     @field_validator("api_keys")
     @classmethod
     def _keys_are_long_enough(cls, value: SecretStr) -> SecretStr:
-        keys = [key for key in value.get_secret_value().split(",") if key.strip()]
-        if any(len(key.strip()) < 16 for key in keys):
-            raise ValueError("every key must have at least 16 characters; `openssl rand -hex 24` makes one")
+        for entry in _listed(value.get_secret_value()):
+            if _is_digest(entry):
+                if not re.fullmatch(r"[0-9a-fA-F]{64}", entry.partition(":")[2]):
+                    raise ValueError("what begins with sha256: must go on with the 64 hexadecimal digits of a SHA-256")
+            elif len(entry) < 16:
+                raise ValueError("every key must have at least 16 characters; `openssl rand -hex 24` makes one")
         return value
 
     @field_validator("cors_origins")
@@ -87,9 +94,11 @@ class Settings(BaseSettings):
             raise ValueError("every entry must be an address or a network, such as 10.0.0.0/8") from None
         return value
 
-    @property
-    def keys(self) -> tuple[str, ...]:
-        return _listed(self.api_keys.get_secret_value())
+    @cached_property
+    def keys(self) -> tuple[bytes, ...]:
+        """The SHA-256 of every key, 32 bytes each: all that is needed to know a key again."""
+        listed = _listed(self.api_keys.get_secret_value())
+        return tuple(bytes.fromhex(one.partition(":")[2]) if _is_digest(one) else digest(one) for one in listed)
 
     @property
     def origins(self) -> tuple[str, ...]:
@@ -102,6 +111,15 @@ class Settings(BaseSettings):
 
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _is_digest(entry: str) -> bool:
+    return entry.lower().startswith("sha256:")
+
+
+def digest(key: str) -> bytes:
+    """SHA-256 of a key as a client sends it, 32 bytes."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
 def load(**overrides: Any) -> Settings:

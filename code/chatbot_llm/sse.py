@@ -16,6 +16,7 @@ def one_line(event: str) -> str:
     return event
 
 
-def error_event(error: dict[str, Any]) -> bytes:
-    """An error inside a stream that has begun, and the end of that stream."""
-    return b"data: " + one_line(json.dumps(error, ensure_ascii=False)).encode() + b"\n\ndata: [DONE]\n\n"
+def framed(value: dict[str, Any], name: str = "") -> str:
+    """An object as one event, with its name where the protocol has names."""
+    data = one_line(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    return f"event: {name}\ndata: {data}\n\n" if name else f"data: {data}\n\n"

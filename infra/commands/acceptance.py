@@ -20,8 +20,9 @@ from dataclasses import dataclass
 
 import requests
 
-from infra.commands.smoke import DEGENERATE, failed, one_line, own_key
+from infra.commands.smoke import DEGENERATE, failed, one_line
 from infra.errors import CheckFailed
+from infra.fc import keys
 
 PROMPTS = 200
 AT_ONCE = (1, 4, 10)  # 10 = instanceConcurrency in s.yaml
@@ -57,7 +58,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    accept(args.url.rstrip("/"), own_key(), prompts())
+    accept(args.url.rstrip("/"), keys.own(), prompts())
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ import requests
 from infra.commands import options, smoke
 from infra.commands.screen import Progress, progress
 from infra.errors import CheckFailed, InfraError, TimedOut, WrongUsage
-from infra.fc import template
+from infra.fc import keys, template
 from infra.fc.prices import Size, price
 from infra.fc.quotas import MAX_REQUEST_BYTES
 
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     lines, cu_per_s = read(args.source), None
     with contextlib.suppress(InfraError):  # without `s` nobody knows the size of an instance: no price then
         cu_per_s = Size.of(template.render_any()).cu_per_second("active")
-    deployment = smoke.Deployment(args.url, smoke.own_key())
+    deployment = smoke.Deployment(args.url, keys.own())
     with Answers(args.target, {line.custom_id for line in lines}) as answers, args.source.open("rb") as source:
         todo = [line for line in lines if line.custom_id not in answers.done]
         with progress() as shown:

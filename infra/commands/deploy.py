@@ -15,7 +15,7 @@ from collections.abc import Callable
 from infra.commands import options, smoke, wait_ready
 from infra.commands.screen import console, progress
 from infra.errors import CheckFailed, Refused
-from infra.fc import serverless_devs
+from infra.fc import keys, serverless_devs
 from infra.fc.client import LATEST, FunctionCompute
 
 ALL = ("deploy", "-y", "--skip-push")
@@ -30,6 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    keys.check_own()
     fc, name, alias = options.connect(args), args.function, args.qualifier
     with progress() as shown:
 

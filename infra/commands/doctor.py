@@ -8,15 +8,16 @@ import os
 from infra.doctor.policies import check_ram
 from infra.doctor.rules import check
 from infra.errors import CheckFailed
-from infra.fc import template
+from infra.fc import keys, template
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    pass
+    parser.add_argument("--hook", action="store_true", help="judge what the `s` that runs this would deploy, as it is")
 
 
 def run(args: argparse.Namespace) -> None:
-    findings = check(template.render(), os.environ) + check_ram()
+    env = os.environ if args.hook else keys.for_s(os.environ)
+    findings = check(template.render(env), env) + check_ram()
     for finding in findings:
         print(finding)
     errors = sum(finding.level == "error" for finding in findings)

@@ -25,6 +25,7 @@ from rich.table import Table
 from infra.commands import report, request_log, smoke
 from infra.commands.screen import console, progress
 from infra.errors import CheckFailed, WrongUsage
+from infra.fc import keys
 from infra.fc.prices import Size
 
 #: Tokens of one of `prompt_blocks` (chatbot_llm/observability/prefix.py).
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     asked = [row for row in rows if row["prompt"] and row["completion"]]
     if not asked:
         raise WrongUsage(f"{args.log} has no request with tokens in this span: there is nothing to send")
-    client = Client(smoke.Deployment(args.url, smoke.own_key()))
+    client = Client(smoke.Deployment(args.url, keys.own()))
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="replay-") as folder, progress() as shown:
         log = Path(folder) / "log"

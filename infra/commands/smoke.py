@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from rich.table import Table
 from infra.commands import options
 from infra.commands.screen import console, progress
 from infra.errors import CheckFailed, InfraError
+from infra.fc import keys
 from infra.fc.client import FunctionCompute
 from infra.fc.quotas import LISTEN_WITHIN_S, MAX_INITIALIZER_S
 
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
             url = trigger_url(fc, args.target, args.qualifier)
             take(over_invoke(fc, args.target, args.qualifier, words))
         if url is not None:
-            take(over_http(Deployment(url, own_key()), words, wait_s=args.wait))
+            take(over_http(Deployment(url, keys.own()), words, wait_s=args.wait))
     console().print(table(results))
     judge_all(args.target, results)
 
@@ -80,7 +80,7 @@ def over_both(fc: FunctionCompute, function: str, qualifier: str, words: Words) 
     """InvokeFunction, and the trigger of the qualifier where it has an open one."""
     results = list(over_invoke(fc, function, qualifier, words))
     url = trigger_url(fc, function, qualifier)
-    return results if url is None else results + list(over_http(Deployment(url, own_key()), words))
+    return results if url is None else results + list(over_http(Deployment(url, keys.own()), words))
 
 
 def judge_all(target: str, results: Sequence[Result]) -> None:
@@ -88,10 +88,6 @@ def judge_all(target: str, results: Sequence[Result]) -> None:
     if wrong := [result for result in results if not result.ok]:
         names = ", ".join(result.name for result in wrong)
         raise CheckFailed(f"smoke test of {target} failed: {names}: {'; '.join(result.detail for result in wrong)}")
-
-
-def own_key() -> str:
-    return os.environ.get("CHATBOT_API_KEY", "")
 
 
 @dataclass(frozen=True)

@@ -36,5 +36,5 @@ def image(props: Props) -> Iterator[Finding]:
         yield warning(
             PATH, f"host {host!r} is not Alibaba's registry: FC documents only ACR of the same account and region"
         )
-    elif str(get(props, "region")) not in host:
+    elif str(get(props, "region")) not in host.split("."):
         yield error(PATH, f"host {host!r} is not in {get(props, 'region')}: FC pulls from a registry of its own region")

@@ -14,6 +14,7 @@ ITSELF = (FUNCTION,)
 QUALIFIED = (FUNCTION, f"{FUNCTION}/LATEST", f"{FUNCTION}/live")
 ALIASES = (f"{FUNCTION}/aliases/live", f"{FUNCTION}/aliases/*")
 TRIGGERS = (f"{FUNCTION}/triggers/http",)
+DOMAINS = ("acs:fc:REGION:ACCOUNT_ID:custom-domains/DOMAIN",)
 EVERYTHING = ("*",)
 
 #: Action -> the resources it is asked for with.
@@ -49,6 +50,11 @@ DEPLOYER: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "fc:CreateAlias": ALIASES,
         "fc:UpdateAlias": ALIASES,
         "fc:DeleteAlias": ALIASES,
+        # infra: domain
+        "fc:GetCustomDomain": DOMAINS,
+        "fc:CreateCustomDomain": DOMAINS,
+        "fc:UpdateCustomDomain": DOMAINS,
+        "fc:DeleteCustomDomain": DOMAINS,
         # infra: destroy
         "fc:ListFunctionVersions": (f"{FUNCTION}/versions/*",),
         "fc:DeleteFunctionVersion": (f"{FUNCTION}/versions/1",),
@@ -72,4 +78,6 @@ CONDITION_KEYS = frozenset(
 )
 
 #: What the operator fills in; infra/README.md names each.
-PLACEHOLDERS = frozenset({"ACCOUNT_ID", "REGION", "FUNCTION", "FUNCTION_ROLE", "NAMESPACE", "OWNER", "REPOSITORY"})
+PLACEHOLDERS = frozenset(
+    {"ACCOUNT_ID", "REGION", "FUNCTION", "FUNCTION_ROLE", "DOMAIN", "NAMESPACE", "OWNER", "PROJECT", "REPOSITORY"}
+)

@@ -16,7 +16,7 @@ from infra.doctor.finding import Finding, error, warning
 from infra.doctor.image_name import image
 from infra.doctor.props import Props, amount, get, number, setting
 from infra.doctor.roundtrip import unknown_keys
-from infra.fc import quotas
+from infra.fc import keys, quotas
 from infra.fc.serverless_devs import REDIRECTING
 
 NUMBERS = (
@@ -165,22 +165,18 @@ def environment_variables(props: Props) -> Iterator[Finding]:
             yield error(
                 path, "is not a setting of the service, which refuses to start with it; code/README.md lists them"
             )
-    keys = [key.strip() for key in str(variables.get("CHATBOT_API_KEYS", "")).split(",") if key.strip()]
+    given = keys.listed(str(variables.get(keys.KEYS, "")))
     anonymous = any(get(trigger, "triggerConfig.authType") == "anonymous" for trigger in get(props, "triggers", []))
-    if anonymous and not keys:
+    if anonymous and not given:
         yield warning(
-            "environmentVariables.CHATBOT_API_KEYS",
+            f"environmentVariables.{keys.KEYS}",
             "is empty and the trigger is anonymous: whoever finds the URL spends your money; export CHATBOT_API_KEYS",
         )
-    if any(re.search(r"\s", key) for key in keys):
+    if not all(keys.DIGEST.fullmatch(entry) for entry in given):
         yield error(
-            "environmentVariables.CHATBOT_API_KEYS",
-            "holds a key with a space or a line break in it: separate keys by commas, on one line",
-        )
-    if any(len(key) < 16 for key in keys):  # settings.py refuses shorter ones
-        yield error(
-            "environmentVariables.CHATBOT_API_KEYS",
-            "holds a key under 16 characters, and the service refuses to start: make one with `openssl rand -hex 24`",
+            f"environmentVariables.{keys.KEYS}",
+            "holds a plain key, which `s` prints and keeps in ~/.s/logs: leave the line as it is, export "
+            "CHATBOT_API_KEYS and deploy with `make deploy` or `python -m infra s`, which hand on digests",
         )
 
 
@@ -318,6 +314,12 @@ def surroundings(env: Mapping[str, str]) -> Iterator[Finding]:
             "SecurityToken",
             "is dropped by `s` beside AccessKeyID, and every call is refused: export ALIBABA_CLOUD_* and "
             "use `python -m infra s`",
+        )
+    if env.get(keys.KEYS) and not env.get(keys.DIGESTS):
+        yield error(
+            keys.KEYS,
+            "is set, and this `s` would deploy without it: use `make deploy` or `python -m infra s`, which hand on "
+            "digests",
         )
 
 

@@ -158,6 +158,24 @@ class FunctionCompute:
             if not token:
                 return found
 
+    # -- custom domains -----------------------------------------------------------------------------------
+
+    def get_domain(self, domain: str) -> Any | None:
+        answer = self._or_none("get_custom_domain", domain)
+        return answer and answer.body
+
+    def put_domain(self, domain: str, fields: dict[str, Any], *, update: bool) -> None:
+        if update:
+            change = self.models.UpdateCustomDomainRequest(body=self.models.UpdateCustomDomainInput(**fields))
+            self._call("update_custom_domain", domain, change)
+        else:
+            body = self.models.CreateCustomDomainInput(domain_name=domain, **fields)
+            request = self.models.CreateCustomDomainRequest(body=body)
+            self._call("create_custom_domain", request, repeatable=False)
+
+    def delete_domain(self, domain: str) -> None:
+        self._or_none("delete_custom_domain", domain)
+
     # -- the end ------------------------------------------------------------------------------------------
 
     def delete_version(self, name: str, version: str) -> None:
@@ -236,6 +254,8 @@ HINTS = {
     "AccessDenied": "the RAM policy of these credentials lacks this action",
     "SignatureDoesNotMatch": "the AccessKey secret does not fit the AccessKey id",
     "InvalidAccessKeyId": "the AccessKey does not exist, or its STS token is missing or expired",
+    "DomainNameNotResolved": "set the CNAME at the domain's DNS first, and give it some minutes",
+    "InvalidICPLicense": "in mainland China a domain needs an ICP filing with Alibaba Cloud",
     "InvalidSecurityToken.Expired": "the STS token is over; fetch new credentials",
     "ResourceExhausted": "the account's T4 quota or the region's stock is used up; raise it in Quota Center",
     "ResourceThrottled": "the account's T4 quota or the region's stock is used up; raise it in Quota Center",

@@ -1,11 +1,16 @@
 """Runs the pinned `s` (Serverless Devs) so that it stays quiet and keeps short-lived credentials whole.
 
-Three things `s` 3.1.10 does by itself, and what is done about each here:
+Four things `s` 3.1.10 does by itself, and what is done about each here:
 - it reports every command line, and the account, to a log service over plain HTTP, and looks for updates of
   itself and of the component: NODE_ENV=test is the one switch that stops all of it;
 - given AccountID/AccessKeyID/AccessKeySecret it drops the SecurityToken, so a role's credential is refused;
   a JSON in a variable that ends in _serverless_devs_key, named with `-a`, keeps it;
-- FC_CLIENT_CUSTOM_ENDPOINT, left over from a rehearsal, would send a real deployment elsewhere.
+- FC_CLIENT_CUSTOM_ENDPOINT, left over from a rehearsal, would send a real deployment elsewhere;
+- fc3 loads the component fc3-domain whatever is deployed, in its newest version, with the credential at hand, and logs
+  are readable by every user of the machine: so `s` gets a home of its own, closed to others, with an empty fc3-domain
+  in it. A profile made with `s config add` is linked there.
+
+What it may see of the API keys: keys.py.
 """
 
 from __future__ import annotations
@@ -15,14 +20,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from infra import ROOT
 from infra.errors import InfraError
+from infra.fc import keys
 
 PINNED = ROOT / "infra" / "node_modules" / ".bin" / "s"
 ACCESS = "chatbot_llm_serverless_devs_key"
 SHADOWING = ("AccountID", "AccessKeyID", "AccessKeySecret", "SecurityToken")
 REDIRECTING = "FC_CLIENT_CUSTOM_ENDPOINT"
+HOME = "serverless_devs_config_home"  # the folder in which `s` keeps its .s
+DOMAIN = Path("components/devsapp.cn/v3/fc3-domain")  # where `s` looks before it asks its registry
 
 
 class ToolMissing(InfraError):
@@ -77,11 +86,28 @@ def with_credential(env: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     return {**kept, ACCESS: json.dumps(credential)}, ["-a", ACCESS]
 
 
+def own_home(env: Mapping[str, str]) -> str:
+    """A home for `s` that is there, empty but for an fc3-domain that does nothing, and closed to other users."""
+    person = Path(env.get("HOME") or Path.home())
+    home = person / ".chatbot-llm"
+    domain, profile = home / ".s" / DOMAIN, home / ".s" / "access.yaml"
+    home.mkdir(mode=0o700, exist_ok=True)
+    domain.mkdir(parents=True, exist_ok=True)
+    (domain / "index.js").write_text("module.exports = class Fc3Domain {};\n", encoding="utf-8")
+    (domain / ".s.lock").write_text("{}", encoding="utf-8")
+    if not profile.is_symlink() and not profile.exists():
+        (person / ".s").mkdir(exist_ok=True)
+        profile.symlink_to(person / ".s" / "access.yaml")
+    return str(home)
+
+
 def run(arguments: Sequence[str], env: Mapping[str, str]) -> int:
-    """Run `s` in the project; its exit status. Raises ToolMissing, CredentialIncomplete."""
+    """Run `s` in the project; its exit status. Raises ToolMissing, CredentialIncomplete, WrongUsage."""
     if REDIRECTING in env:
         raise CredentialIncomplete(f"{REDIRECTING} is set: every call would go there. Unset it to deploy")
-    ready, access = with_credential(quiet(env))
+    ready, access = with_credential(quiet(keys.for_s(env)))
     # `s` runs the doctor as a hook: with this interpreter, which has what the doctor imports.
     ready.setdefault("PYTHON", sys.executable)
+    if HOME not in ready:
+        ready[HOME] = own_home(env)
     return subprocess.run([find_s(), *arguments, *access], env=ready, cwd=ROOT, check=False).returncode

@@ -26,13 +26,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "repository",
         nargs="?",
         default=os.environ.get("DEPLOY_REPOSITORY"),
-        help="registry.<region>.aliyuncs.com/<namespace>/chatbot-llm (default: DEPLOY_REPOSITORY)",
+        help="<registry, as ACR shows it>/<namespace>/chatbot-llm (default: DEPLOY_REPOSITORY)",
     )
 
 
 def run(args: argparse.Namespace) -> None:
     if not args.repository:
-        raise WrongUsage("where to? export DEPLOY_REPOSITORY=registry.<region>.aliyuncs.com/<namespace>/chatbot-llm")
+        raise WrongUsage("where to? export DEPLOY_REPOSITORY=<registry, as ACR shows it>/<namespace>/chatbot-llm")
     print(f"DEPLOY_IMAGE={push(args.repository)}")
 
 

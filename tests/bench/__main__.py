@@ -26,7 +26,7 @@ FILE = RESULTS / "cpu.json"
 
 def sections(rounds: int, say: Callable[[str], None]) -> dict[str, Callable[[], Any]]:
     """name -> what measures it, cheapest to lose last."""
-    from bench import start, throughput, transport
+    from bench import cold, start, throughput, transport
     from bench.servers import running
 
     def loaded() -> dict[str, Any]:
@@ -43,6 +43,7 @@ def sections(rounds: int, say: Callable[[str], None]) -> dict[str, Callable[[], 
 
     return {
         "start": lambda: start.measure(max(2, rounds - 1), say),
+        "cold": lambda: cold.measure(max(2, rounds - 1), say),
         "throughput": lambda: throughput.measure(rounds, say),
         "transport": lambda: transport.cpu(rounds, say),
         "ceiling": lambda: transport.ceiling(rounds, say),
@@ -58,7 +59,7 @@ def sections(rounds: int, say: Callable[[str], None]) -> dict[str, Callable[[], 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
-        "section", nargs="*", help="start throughput transport ceiling health wake prefix others arrivals defaults"
+        "section", nargs="*", help="start cold throughput transport ceiling health wake prefix others arrivals defaults"
     )
     parser.add_argument("--rounds", type=int, default=1, help="paired repetitions of a cell (%(default)s)")
     parser.add_argument("--all", action="store_true", help=f"every section, {' and '.join(LONG)} as well")

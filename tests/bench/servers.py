@@ -42,6 +42,8 @@ class Server:
     listening_s: float = 0.0
     ready_s: float = 0.0
     first_token_s: float = 0.0
+    #: The longest answer of /health before it was ready; it is asked all the time.
+    health_s: float = 0.0
     phases: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -169,8 +171,10 @@ def _await(server: Server) -> None:
         if server.process.poll() is not None or time.monotonic() > end:
             raise RuntimeError(f"{server.name} did not start:\n{server.log.read_text(errors='replace')[-3000:]}")
         with contextlib.suppress(OSError, http.client.HTTPException):
+            asked = time.monotonic()
             status, body = ask(server.port, "GET", "/health", None, 5)
             now = time.monotonic() - server.started
+            server.health_s = max(server.health_s, now + server.started - asked)
             server.listening_s = server.listening_s or now
             if status == 200:
                 server.ready_s = now

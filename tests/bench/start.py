@@ -26,6 +26,7 @@ def measure(rounds: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
                         "listening_s": server.listening_s,
                         "ready_s": server.ready_s,
                         "first_token_s": server.first_token_s,
+                        "health_s": server.health_s,
                         "cpu_s": sum(server.cpu_s().values()),
                         "phases_s": server.phases,
                     }

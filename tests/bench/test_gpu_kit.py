@@ -78,6 +78,7 @@ def test_transformers_reads_config_and_tokenizer_and_decodes_every_id(tiny: Path
     assert all(tokenizer.decode([at]) for at in range(TINY.vocabulary))
 
 
+@pytest.mark.engine
 def test_the_service_loads_it_as_a_gptq_model(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to the first token: vLLM's int4 kernel for CPUs is left out of its build for AVX2."""
     monkeypatch.setenv("BENCH_MODEL", str(tiny))

@@ -55,6 +55,7 @@ def test_a_start_counts_only_when_a_token_came(broken: servers.Server) -> None:
     assert broken.ready_s and not broken.first_token_s
 
 
+@pytest.mark.engine
 def test_a_cell_of_nothing_but_failures_is_an_error(broken: servers.Server) -> None:
     """In a process of its own: the load generator imports vLLM, which changes the environment."""
     program = (

@@ -16,16 +16,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / "build" / "clients"
-#: Versions known to work; newer ones are tried by changing them here.
-#: (litellm: its tools need mcp, which it does not name)
-PYTHON = {
-    "openai": ("openai==3.54.0", "requests"),
-    "langchain": ("langchain-openai==1.7.3",),
-    "llamaindex": ("llama-index-llms-openai-like==0.8.1",),
-    "litellm": ("litellm==1.106.2", "mcp"),
-    "llm": ("llm==0.36",),
-}
-NODE = {"js": ("openai@6.49.0",)}
+#: What each environment holds: NAME.txt for pip, a folder NAME for npm. `make lock` makes them from what lies beside.
+LOCKS = Path(__file__).with_name("locks")
 INSTALL_LIMIT_S = 280
 #: What pip and npm say when nobody answers.
 OUT_OF_REACH = re.compile(
@@ -38,7 +30,7 @@ def environment(name: str) -> dict[str, str]:
     """Variables for a program that uses the client library `name`; its interpreter comes first on PATH."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("CHATBOT_", "OPENAI_", "PYTHON"))}
     folder = _made(name)
-    if name in NODE:
+    if (LOCKS / name).is_dir():
         return env
     # LiteLLM fetches a price list at import unless it is told to use its own copy.
     env["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
@@ -51,22 +43,33 @@ def folder(name: str) -> Path:
 
 
 def _made(name: str) -> Path:
-    packages = PYTHON.get(name) or NODE[name]
-    if name in NODE and not (shutil.which("node") and shutil.which("npm")):
+    node = (LOCKS / name).is_dir()
+    if node and not (shutil.which("node") and shutil.which("npm")):
         pytest.skip("Node.js with npm is not installed here")
-    digest = hashlib.sha256(" ".join((sys.version, *packages)).encode()).hexdigest()[:12]
+    lock = LOCKS / name / "package-lock.json" if node else LOCKS / f"{name}.txt"
+    digest = hashlib.sha256(sys.version.encode() + lock.read_bytes()).hexdigest()[:12]
     target = HOME / f"{name}-{digest}"
     if (target / "complete").exists():
         return target
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    if name in NODE:
-        (target / "package.json").write_text('{"private": true, "type": "module"}')
-        _install(name, ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", *packages], target)
+    if node:
+        for file in (lock, lock.with_name("package.json")):
+            shutil.copy(file, target)
+        _install(name, ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"], target)
     else:
-        subprocess.run([sys.executable, "-m", "venv", target], check=True, timeout=INSTALL_LIMIT_S)
-        pip = [target / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        _install(name, [*map(str, pip), *packages], target)
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", target], check=True, timeout=INSTALL_LIMIT_S)
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            str(target),
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+        ]
+        _install(name, [*pip, "--no-compile", "--no-deps", "--require-hashes", "-r", str(lock)], target)
     (target / "complete").touch()
     return target
 

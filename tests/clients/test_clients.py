@@ -28,17 +28,22 @@ def run(command: list[str], env: dict[str, str], cwd: Path, **more: Any) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("client", ["openai", "langchain", "llamaindex", "litellm"])
+@pytest.mark.parametrize(
+    "client",
+    ["openai", "responses", "agents", "pydantic_ai", "anthropic", "langchain", "llamaindex", "litellm"],
+)
 def test_python_client(client: str, server: Any, tmp_path: Path) -> None:
-    env = environment(client) | {"URL": server.url, "MODEL": model_of(server)}
+    env = environment("openai" if client == "responses" else client) | {"URL": server.url, "MODEL": model_of(server)}
     assert run(["python", str(HERE / f"with_{client}.py")], env, tmp_path).splitlines()[-1] == "passed"
 
 
-def test_npm_openai(server: Any) -> None:
-    where = folder("js")
-    program = where / "with_openai.mjs"  # Node looks for packages beside the program
-    program.write_text((HERE / program.name).read_text())
-    assert run(["node", str(program)], environment("js") | {"URL": server.url}, where).splitlines()[-1] == "passed"
+@pytest.mark.parametrize(("packages", "name"), [("js", "with_openai.mjs"), ("ai", "with_ai.mjs")])
+def test_npm_client(packages: str, name: str, server: Any) -> None:
+    where = folder(packages)
+    program = where / name  # Node looks for packages beside the program
+    program.write_text((HERE / name).read_text())
+    env = environment(packages) | {"URL": server.url, "MODEL": model_of(server)}
+    assert run(["node", str(program)], env, where).splitlines()[-1] == "passed"
 
 
 def test_llm_on_the_command_line(server: Any, tmp_path: Path) -> None:

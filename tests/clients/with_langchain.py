@@ -1,4 +1,4 @@
-"""langchain-openai: chat, streaming, structured output, tools, against the service at $URL."""
+"""langchain-openai: chat, streaming, structured output, tools; through Responses, too; the service is at $URL."""
 
 import os
 
@@ -41,4 +41,10 @@ assert isinstance(llm.with_structured_output(Wish, method="json_schema").invoke(
     llm.bind_tools([set_temperature], tool_choice="required", strict=True).invoke("Make it 21 degrees.").tool_calls[:1]
 )
 assert call["name"] == "set_temperature" and isinstance(call["args"]["celsius"], int)
+llm = llm.model_copy(update={"use_responses_api": True})
+answer = llm.invoke("What is the capital of France?")
+assert "Paris" in answer.text and answer.response_metadata["object"] == "response"
+chunks = [chunk.text for chunk in llm.stream("What is the capital of France?")]
+assert "Paris" in "".join(chunks) and sum(bool(chunk) for chunk in chunks) > 3
+assert isinstance(llm.with_structured_output(Wish, method="json_schema").invoke("Office, 21 degrees."), Wish)
 print("passed")

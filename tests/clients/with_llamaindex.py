@@ -1,10 +1,10 @@
-"""LlamaIndex's OpenAI-like LLM: chat, streaming, completion, tools, against the service at $URL."""
+"""LlamaIndex's OpenAI-like LLMs: chat, streaming, completion, tools, Responses, against the service at $URL."""
 
 import os
 
 from llama_index.core.llms import ChatMessage
 from llama_index.core.tools import FunctionTool
-from llama_index.llms.openai_like import OpenAILike
+from llama_index.llms.openai_like import OpenAILike, OpenAILikeResponses
 
 
 def llm(**more: bool) -> OpenAILike:
@@ -39,4 +39,17 @@ tool = FunctionTool.from_defaults(set_temperature)
 answer = chat.chat_with_tools([tool], user_msg="Make it 21 degrees.", tool_required=True)
 (call,) = chat.get_tool_calls_from_response(answer)[:1]
 assert call.tool_name == "set_temperature" and isinstance(call.tool_kwargs["celsius"], int)
+
+responses = OpenAILikeResponses(
+    api_base=os.environ["URL"] + "/v1",
+    api_key="none-needed",
+    model=os.environ["MODEL"],
+    context_window=4096,
+    max_output_tokens=60,
+    temperature=0,
+    max_retries=0,
+)
+assert "Paris" in responses.chat(question).message.content
+pieces = [part.delta or "" for part in responses.stream_chat(question)]
+assert "Paris" in "".join(pieces) and len(pieces) > 3
 print("passed")

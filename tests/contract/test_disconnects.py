@@ -11,6 +11,7 @@ import pytest
 from callers import Line, chat, chat_body, post_bytes
 from figures import Figure
 from launcher import Service, until
+from speakers import KINDS, PATHS, scripted
 
 #: vLLM's own server frees a slot in 0.2 s; this is the promise here.
 FREED_WITHIN_S = 0.5
@@ -31,8 +32,8 @@ def nothing_leaks(service: Service) -> None:
     service.wait_idle()
 
 
-def endless(stream: bool) -> bytes:
-    return post_bytes(chat_body(4096, stream=stream, token_s=0.1))
+def endless(stream: bool, kind: str = "chat") -> bytes:
+    return post_bytes(scripted(kind, 4096, stream=stream, token_s=0.1), PATHS[kind])
 
 
 def seconds_until_idle(service: Service) -> float:
@@ -41,14 +42,15 @@ def seconds_until_idle(service: Service) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("leave", [Line.close, Line.reset], ids=["close", "reset"])
 @pytest.mark.parametrize("stream", [False, True], ids=["silent", "streaming"])
 def test_a_client_that_leaves_frees_its_slot_at_once(
-    service: Service, figure: Figure, stream: bool, leave: Callable[[Line], None]
+    service: Service, figure: Figure, kind: str, stream: bool, leave: Callable[[Line], None]
 ) -> None:
     times = []
     for _ in range(TRIES):
-        line = Line(service.port, endless(stream))
+        line = Line(service.port, endless(stream, kind))
         until(lambda: service.running() == 1, "it runs")
         if stream:
             line.read_until(b"data: ")
@@ -56,7 +58,7 @@ def test_a_client_that_leaves_frees_its_slot_at_once(
         times.append(seconds_until_idle(service))
         figure("freed_streaming" if stream else "freed_silent", times[-1], "s")
     assert min(times) < FREED_WITHIN_S, times
-    assert service.metrics()["chatbot_requests_total[disconnect][/chat]"] >= TRIES
+    assert service.metrics()[f"chatbot_requests_total[disconnect][{PATHS[kind]}]"] >= TRIES
 
 
 def test_a_client_that_leaves_at_the_last_event_has_left_nothing(service: Service) -> None:

@@ -12,6 +12,7 @@ import pytest
 from callers import Answer, Later, Line, call, chat, chat_body, post_bytes, stream
 from figures import Figure
 from launcher import Service, until
+from speakers import KINDS, PATHS, Said, scripted, streamed, whole
 
 Start = Callable[..., Service]
 
@@ -124,3 +125,20 @@ def test_sigterm_while_loading_ends_it(start: Start) -> None:
     service.terminate()
     assert service.wait_exit(10) == 0
     service.assert_nothing_left()
+
+
+def test_every_protocol_says_in_its_own_words_that_it_was_cut(start: Start) -> None:
+    ways = [(kind, streams) for kind in KINDS for streams in (False, True)]
+    service = start(max_running=len(ways), drain_s=0.5).wait_ready()
+
+    def ask(kind: str, streams: bool) -> Said:
+        answer = call(service.port, "POST", PATHS[kind], scripted(kind, 4000, stream=streams, token_s=0.05))
+        return streamed(kind, answer.body.decode()) if streams else whole(kind, answer.json)
+
+    calls = [Later(lambda way=way: ask(*way)) for way in ways]
+    until(lambda: service.running() == len(ways), "all run")
+    service.terminate()
+    for one in calls:
+        said = one.get()
+        assert said.text and said.finish == "length" and not said.error
+    assert service.wait_exit(5) == 0

@@ -12,6 +12,7 @@ from fc import BadGateway, Ended, FunctionCompute, FunctionTimeout, StartFailed,
 
 from callers import Answer, Later, chat_body
 from launcher import until
+from speakers import KINDS, PATHS, error_of, scripted, streamed, whole
 
 Deploy = Callable[..., FunctionCompute]
 Props = dict[str, Any]
@@ -162,6 +163,16 @@ def test_frozen_between_requests_it_answers_on_the_connection_fc_has_kept(functi
 def test_the_trigger_streams(function: FunctionCompute) -> None:
     answer = function.stream("/chat", chat_body(20, stream=True, token_s=0.01))
     assert len(answer.words) == 20 and answer.done
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_protocol_passes_the_trigger_and_the_event_call(function: FunctionCompute, kind: str) -> None:
+    raw = function.http("POST", PATHS[kind], scripted(kind, 20, stream=True, token_s=0.01)).body.decode()
+    assert streamed(kind, raw).pieces == 20
+    asked = scripted(kind, 5) | ({"system": "Be brief."} if kind == "messages" else {})
+    assert whole(kind, json.loads(function.invoke(json.dumps(asked).encode()))).completion == 5
+    refused = json.loads(function.invoke(json.dumps({**asked, "think_harder": True}).encode()))
+    assert error_of(kind, refused)["status"] == 400
 
 
 def test_invoke_says_in_the_body_what_fc_drops(function: FunctionCompute) -> None:

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 import psutil
 import pytest
 
+import speakers
 from callers import Answer, Events, Later, Line, call, gather, post_bytes
 from figures import MEASURING, Figure
 from launcher import ROOT, Service, until
+from speakers import KINDS, PATHS
 
 pytestmark = pytest.mark.engine
 
@@ -24,9 +26,12 @@ EXIT_WITHIN_S = 5.0
 FROZEN_S = 120.0 if MEASURING else HANG_S + 6
 
 
+STORY = "Tell me a long story about a river."
+
+
 def body(words: int, *, stream: bool = False) -> dict[str, object]:
     """A chat that generates exactly `words` tokens."""
-    ask = [{"role": "user", "content": "Tell me a long story about a river."}]
+    ask = [{"role": "user", "content": STORY}]
     return {"messages": ask, "max_tokens": words, "min_tokens": words, "ignore_eos": True, "stream": stream}
 
 
@@ -72,9 +77,11 @@ def test_a_deadline_gives_the_partial_text_and_frees_the_cache(service: Service,
     figure("vllm_late_cache", time.monotonic() - over, "s")
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("stream", [False, True], ids=["silent", "streaming"])
-def test_a_client_that_leaves_frees_vllm_too(service: Service, figure: Figure, stream: bool) -> None:
-    line = Line(service.port, post_bytes(body(3000, stream=stream)))
+def test_a_client_that_leaves_frees_vllm_too(service: Service, figure: Figure, kind: str, stream: bool) -> None:
+    asked = body(3000, stream=stream) if kind == "chat" else speakers.body(kind, 3000, STORY, stream=stream)
+    line = Line(service.port, post_bytes(asked, PATHS[kind]))
     until(lambda: service.running() == 1, "it runs")
     time.sleep(1)
     line.close()

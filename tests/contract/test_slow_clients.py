@@ -1,4 +1,4 @@
-"""Clients that hold a connection without using it hold no thread: the others notice nothing."""
+"""Clients that hold a connection without using it: the others notice nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from launcher import Service
 
 READ_TIMEOUT_S = 2.0
 MOST_BODY = 1 << 20
-#: More than the service has threads: 2 + 2 + SPARE_THREADS.
 CROWD = 60
 
 

@@ -29,7 +29,9 @@ OVERLOAD, DISCONNECTS, DEATH = (f"{CONTRACT}{name}.py::test_" for name in ("over
 DRAIN, FREEZE, FC = (f"{CONTRACT}{name}.py::test_" for name in ("drain", "freeze", "fc"))
 SLOW, DEADLINES, REAL = (f"{CONTRACT}{name}.py::test_" for name in ("slow_clients", "deadlines", "real_engine_faults"))
 OPENAI = "tests/engine/test_openai_client.py::test_"
+PROTOCOLS = "tests/engine/test_protocols.py::test_"
 SECURITY = "tests/security/test_"
+RAG = "tests/rag/test_"
 
 PROMISES = (
     Promise(
@@ -146,6 +148,11 @@ PROMISES = (
         ),
     ),
     Promise(
+        "A deployment tells Serverless Devs no key: neither its output nor its logs hold one",
+        HOLDS,
+        ("tests/infra/fc/test_serverless_devs.py::test_a_plain_key_reaches_neither_what_s_prints_nor_what_it_keeps",),
+    ),
+    Promise(
         "A secret in a header or body appears in no log, metric or error",
         HOLDS,
         (
@@ -159,9 +166,50 @@ PROMISES = (
         ("tests/routes/test_validation.py::test_a_body_that_asks_for_too_much_is_refused",),
     ),
     Promise(
+        "A document is text: no control token of the model and no marker of its template comes out of one",
+        HOLDS,
+        (
+            f"{RAG}documents.py::test_no_control_token_of_the_model_comes_out_of_a_document",
+            "tests/engine/test_real_documents.py::test_a_hostile_document_writes_no_control_token",
+        ),
+    ),
+    Promise(
+        "Citations are exact: what is called verbatim stands in both texts at the places told, whatever the script",
+        HOLDS,
+        (
+            f"{RAG}citations.py::test_every_span_is_found_and_exact_in_both_texts",
+            f"{RAG}citations.py::test_offsets_are_exact_for_every_text",
+        ),
+    ),
+    Promise(
+        "Hostile structured output (schemas, patterns, counts) is tried in another process and stops nobody's stream",
+        "a neighbour's longest gap {hostile_schema_gap}, without them {neighbour_usual_gap}, vLLM on two cores",
+        (
+            "tests/engine/test_schemas.py::test_no_schema_makes_a_neighbour_wait",
+            "tests/engine/test_schemas.py::test_the_work_ends_with_its_request",
+        ),
+    ),
+    Promise(
         "Lifecycle routes are closed to the HTTP trigger",
         HOLDS,
         (f"{FC}nobody_reaches_the_lifecycle_through_the_trigger",),
+    ),
+    Promise(
+        "Responses and Messages say what `/chat` says: the same text and counts, cut the same way",
+        HOLDS,
+        (
+            f"{PROTOCOLS}text_and_counts_are_those_of_chat",
+            f"{PROTOCOLS}a_conversation_with_tools_is_the_same_prompt",
+            f"{PROTOCOLS}the_deadline_returns_partial_text_and_frees_the_engine",
+        ),
+    ),
+    Promise(
+        "Nothing of a request is kept after its answer, whatever it asks",
+        HOLDS,
+        (
+            "tests/routes/test_protocols.py::test_a_thousand_requests_leave_nothing_behind",
+            f"{PROTOCOLS}vllm_keeps_nothing_of_a_thousand_requests",
+        ),
     ),
     Promise(
         "`/invoke` answers what the route answers",

@@ -97,7 +97,7 @@ def anchors(page: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("document", [*readme.DOCUMENTS, "CHANGELOG.md", "tests/bench/NOTES.md"])
+@pytest.mark.parametrize("document", [*readme.DOCUMENTS, "README.zh-CN.md", "CHANGELOG.md", "tests/bench/NOTES.md"])
 def test_every_link_leads_somewhere(document: str) -> None:
     page, here = readme.text(document), (ROOT / document).parent
     broken = []

@@ -136,8 +136,8 @@ def test_operators_command_that_needs_no_account(block: readme.Block) -> None:
         find_s()
     except InfraError as missing:
         pytest.skip(str(missing))
-    code = block.code.replace("python ", f"{sys.executable} ", 1)
-    assert "USD" in run(["bash", "-euo", "pipefail"], dict(os.environ), ROOT, code)
+    code = re.sub(r"\bpython3? -m", f"{sys.executable} -m", block.code)
+    holds(run(["bash", "-euo", "pipefail"], dict(os.environ), ROOT, code), block)
 
 
 @pytest.mark.cloud
@@ -152,7 +152,7 @@ def test_deploying_as_the_readme_says() -> None:
     for block in BLOCKS:
         if block.document != "infra/README.md" or block.kind != "cloud":
             continue
-        if "login" not in block.code and "export" not in block.code:
+        if not any(word in block.code for word in ("login", "export", "example.com", " ID")):  # of one's own
             done = subprocess.run(["bash", "-euo", "pipefail", "-c", block.code], cwd=ROOT, check=False)
             assert done.returncode == 0, str(block)
 

@@ -11,6 +11,8 @@ import pytest
 
 from chatbot_llm.engine import enforced, profiles, schema_helper
 from chatbot_llm.engine import startup_phases as phases
+from chatbot_llm.engine.protocols import PROTOCOLS
+from chatbot_llm.engine.protocols.base import Protocol
 from chatbot_llm.engine.vllm_engine import _free, engine_modules
 from chatbot_llm.routes import fields, validation
 
@@ -21,11 +23,8 @@ NAMES = {
     "vllm.engine.arg_utils": ["AsyncEngineArgs"],
     "vllm.entrypoints.launchers.api_server.app_state": ["init_app_state"],
     "vllm.entrypoints.launchers.cli_args": ["make_arg_parser", "validate_parsed_serve_args"],
-    "vllm.entrypoints.openai.chat_completion.protocol": ["ChatCompletionRequest"],
-    "vllm.entrypoints.openai.completion.protocol": ["CompletionRequest"],
     "vllm.entrypoints.serve.engine.protocol": ["ErrorResponse"],
     "vllm.entrypoints.serve.exception_handling.error_response": ["create_error_response"],
-    "vllm.entrypoints.serve.tokenize.protocol": ["TokenizeChatRequest", "DetokenizeRequest"],
     "vllm.exceptions": ["VLLMError"],
     "vllm.usage.usage_lib": ["UsageContext"],
     "vllm.utils.argparse_utils": ["FlexibleArgumentParser"],
@@ -47,6 +46,56 @@ def test_names_are_where_they_were(module: str) -> None:
     assert [name for name in NAMES[module] if not hasattr(found, name)] == []
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+def test_what_a_protocol_names_is_where_it_says(protocol: Protocol) -> None:
+    from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
+    from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
+    from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
+    from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
+    from vllm.entrypoints.serve.tokenize.serving import ServingTokenization
+
+    bag = {
+        "openai_serving_chat": OpenAIServingChat,
+        "openai_serving_completion": OpenAIServingCompletion,
+        "openai_serving_responses": OpenAIServingResponses,
+        "anthropic_serving_messages": AnthropicServingMessages,
+        "serving_tokenization": ServingTokenization,
+    }
+    module, _, name = protocol.model({}).partition(":")
+    assert hasattr(importlib.import_module(module), name)
+    serving, _, method = protocol.serving.partition(".")
+    assert list(inspect.signature(getattr(bag[serving], method)).parameters)[:3] == ["self", "request", "raw_request"]
+
+
+def test_messages_are_made_of_chats_by_what_we_call() -> None:
+    from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
+
+    made = inspect.signature(AnthropicServingMessages.to_chat_completion_request)
+    assert list(made.parameters) == ["anthropic_request", "merge_inline_system", "disabled_thinking_effort"]
+    assert "self._merge_inline_system = " in inspect.getsource(AnthropicServingMessages.__init__)
+    for name in ("messages_full_converter", "message_stream_converter"):
+        assert list(inspect.signature(getattr(AnthropicServingMessages, name)).parameters) == ["self", "generator"]
+    assert 'wrap_data_with_event(data, "error")' in inspect.getsource(AnthropicServingMessages.message_stream_converter)
+
+
+def test_responses_are_stored_only_where_they_are_asked_to_be() -> None:
+    from vllm.entrypoints.openai.responses import serving
+
+    source = inspect.getsource(serving.OpenAIServingResponses)
+    for store in ("response_store[", "msg_store["):
+        for at in [at for at in range(len(source)) if source.startswith(f"self.{store}", at)]:
+            if " = " in source[at:].split("\n")[0]:
+                assert "if request.store:" in source[at - 500 : at] or "if request.background:" in source[at - 700 : at]
+    assert 'sub_request_id = f"{request_id}_{sub_request}"' in source, "the name under which we abort it"
+
+
+def test_a_stream_of_responses_still_calls_a_cut_one_completed() -> None:
+    from vllm.entrypoints.openai.responses import serving
+
+    source = inspect.getsource(serving.OpenAIServingResponses.responses_stream_generator)
+    assert 'type="response.completed"' in source and "response.incomplete" not in source, "then stop renaming it"
+
+
 def test_signatures_take_what_we_pass() -> None:
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -63,12 +112,6 @@ def test_the_engine_is_started_by_the_context_we_put_in_place() -> None:
 
     source = inspect.getsource(utils.CoreEngineProcManager.__init__)
     assert "context = get_mp_context()" in source and "context.Process(" in source
-
-
-def test_the_kv_cache_is_allocated_by_the_call_we_stand_in_for() -> None:
-    from vllm.v1.worker.utils import allocate_kv_cache
-
-    assert "buf = torch.zeros(buf_size, dtype=torch.int8, device=device)\n" in inspect.getsource(allocate_kv_cache)
 
 
 def test_vllm_goes_on_without_the_compiler_we_hide() -> None:
@@ -108,8 +151,11 @@ def test_renamed_flags_are_really_gone_and_their_successors_are_there() -> None:
 def models_of(kind: str) -> set[str]:
     from openai.types import completion_create_params as completion
     from openai.types.chat import completion_create_params as chat
+    from openai.types.responses import response_create_params as responses
+    from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensRequest, AnthropicMessagesRequest
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+    from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
     from vllm.entrypoints.serve.tokenize import protocol as tokenize
 
     theirs = {
@@ -117,6 +163,9 @@ def models_of(kind: str) -> set[str]:
         "completion": [CompletionRequest.model_fields, completion.CompletionCreateParamsStreaming.__annotations__],
         "tokenize": [tokenize.TokenizeChatRequest.model_fields, tokenize.TokenizeCompletionRequest.model_fields],
         "detokenize": [tokenize.DetokenizeRequest.model_fields],
+        "responses": [ResponsesRequest.model_fields, responses.ResponseCreateParamsStreaming.__annotations__],
+        "messages": [AnthropicMessagesRequest.model_fields],
+        "count": [AnthropicCountTokensRequest.model_fields],
     }
     return {name for known in theirs[kind] for name in known}
 
@@ -133,6 +182,8 @@ def test_no_field_is_called_obeyed_that_vllm_does_not_know(kind: str) -> None:
 
 
 def test_the_fields_inside_are_vllms() -> None:
+    from openai.types.responses import ResponseTextConfig
+    from vllm.entrypoints.anthropic.protocol import AnthropicOutputConfig
     from vllm.entrypoints.generate.base import protocol
     from vllm.sampling_params import StructuredOutputsParams
 
@@ -142,6 +193,8 @@ def test_the_fields_inside_are_vllms() -> None:
     assert inside["stream_options"] == {*protocol.StreamOptions.model_fields, "include_obfuscation"}
     schema = {field.alias or name for name, field in protocol.JsonSchemaResponseFormat.model_fields.items()}
     assert inside["response_format.json_schema"] == schema
+    assert inside["output_config"] == set(AnthropicOutputConfig.model_fields)
+    assert inside["text"] == set(ResponseTextConfig.model_fields)
 
 
 def test_limits_of_lists_are_vllms() -> None:

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from chatbot_llm.engine.base import EngineRequest
+from chatbot_llm.engine.protocols import PROTOCOLS
+from chatbot_llm.engine.protocols.base import EngineRequest
 from chatbot_llm.engine.vllm_engine import _noted
 from chatbot_llm.observability import prefix
 
-SALT = prefix.salt("keys")
+SALT = prefix.salt([b"keys"])
 
 
 def hashes(tokens: list[int], salt: bytes = SALT) -> list[str]:
@@ -28,7 +29,7 @@ def test_a_hash_depends_on_all_tokens_before_it_and_on_the_salt() -> None:
     tokens = list(range(3 * prefix.BLOCK))
     changed = [*tokens[: prefix.BLOCK], 7, *tokens[prefix.BLOCK + 1 :]]
     assert [a == b for a, b in zip(hashes(tokens), hashes(changed), strict=True)] == [True, False, False]
-    assert not set(hashes(tokens)) & set(hashes(tokens, prefix.salt("others")))
+    assert not set(hashes(tokens)) & set(hashes(tokens, prefix.salt([b"others"])))
     assert hashes([1] * 2 * prefix.BLOCK)[0] != hashes([1] * 2 * prefix.BLOCK)[1], "the same tokens elsewhere"
 
 
@@ -52,7 +53,7 @@ def test_the_first_output_is_noted_all_are_passed_on_and_vllms_generator_is_clos
         await generator.aclose()
         return seen
 
-    request = EngineRequest("chat", {})
+    request = EngineRequest(PROTOCOLS["chat"], {})
     assert asyncio.run(ask(request)) == list(range(read)) and closed == [True]
     assert request.prefix == {"cached_tokens": 64, "prompt_blocks": prefix.blocks(list(range(130)), SALT)}
     asyncio.run(ask(request))

@@ -109,6 +109,7 @@ def test_no_schema_makes_a_neighbour_wait(server: Service, figure: Figure) -> No
     # What was found were gaps of 26 s and the end of the process; how small they are is a figure, not a test's matter.
     assert worst < usual + Settings().hang_s / 2
     figure("hostile_schema_gap", worst, "s")
+    figure("neighbour_usual_gap", usual, "s")
     assert server.call("POST", "/chat", CHAT).status == 200
 
 

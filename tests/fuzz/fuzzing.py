@@ -45,11 +45,13 @@ def examples(part: float) -> Callable[[Any], Any]:
 
 
 def check_error(status: int, body: bytes, half_closed: bool = False) -> None:
-    """An answer to a bad input: fine, or an error of the client's in the OpenAI envelope.
+    """An answer to a bad input: fine, or an error of the client's in OpenAI's envelope or Anthropic's.
 
     A client that has closed its side counts as gone: its request may have been ended (504).
     """
     assert status < 500 or status in (501, 503) or (half_closed and status == 504), f"{status}: {body[:500]!r}"
     if status >= 400:
-        error = json.loads(body)["error"]
-        assert {"message", "type", "param", "code"} <= set(error) and error["message"], body[:500]
+        answer = json.loads(body)
+        error = answer["error"]
+        known = {"message", "type"} if answer.get("type") == "error" else {"message", "type", "param", "code"}
+        assert known <= set(error) and error["message"], body[:500]

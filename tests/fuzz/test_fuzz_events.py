@@ -21,9 +21,23 @@ FIELDS = (
     "response_format structured_outputs temperature logprobs echo chat_template_kwargs tokens user logit_bias "
     "functions function_call documents store metadata guided_json schema json_schema name strict parameters enum $ref "
     "pattern minLength maxProperties choice grammar include_usage allowed_token_ids image_url tool_calls arguments "
+    "input instructions max_output_tokens format output call_id item_reference function_call_output reasoning summary "
+    "system stop_sequences input_schema tool_result tool_use tool_use_id output_config thinking include truncation "
     "path rawPath method httpMethod headers body isBase64Encoded requestContext role content type text json regex"
 ).split()
-PATHS = ("/chat", "/generate", "/v1/completions", "/tokenize", "/detokenize", "/v1/models", "/health", "/invoke", "/x")
+PATHS = (
+    "/chat",
+    "/v1/responses",
+    "/v1/messages",
+    "/generate",
+    "/v1/completions",
+    "/tokenize",
+    "/detokenize",
+    "/v1/models",
+    "/health",
+    "/invoke",
+    "/x",
+)
 
 text = st.text(max_size=30) | st.sampled_from(["user", "assistant", "json_schema", "/chat", "data: [DONE]\n\n", "\x00"])
 numbers = st.integers(-(2**70), 2**70) | st.integers(-2, 20) | st.floats()
@@ -33,8 +47,18 @@ values = st.recursive(
     leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=4), max_leaves=12
 )
 messages = st.lists(st.fixed_dictionaries({"role": text}, optional={"content": values, "name": values}), max_size=4)
+kinds = st.sampled_from(["message", "function_call", "function_call_output", "reasoning", "item_reference"]) | values
+items = st.lists(
+    st.fixed_dictionaries(
+        {}, optional={"type": kinds, **{name: values for name in ("role", "content", "output", "summary", "call_id")}}
+    )
+)
 chats = st.dictionaries(st.sampled_from(FIELDS), values, max_size=5).flatmap(
-    lambda body: st.one_of(st.just(body), messages.map(lambda many: {**body, "messages": many}))
+    lambda body: st.one_of(
+        st.just(body),
+        messages.map(lambda many: {**body, "messages": many}),
+        items.map(lambda many: {**body, "input": many}),
+    )
 )
 encoded = st.binary(max_size=60).map(lambda raw: base64.b64encode(raw).decode())
 requests_ = st.fixed_dictionaries(
@@ -61,8 +85,20 @@ def test_any_event_is_answered(service: Service, raw: bytes) -> None:
     check_error(answer.status_code, answer.content)
 
 
-@pytest.mark.parametrize("path", ["/chat", "/generate", "/v1/completions", "/tokenize", "/detokenize"])
-@examples(0.04)
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/chat",
+        "/generate",
+        "/v1/completions",
+        "/tokenize",
+        "/detokenize",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+    ],
+)
+@examples(0.025)
 @given(raw=chats.map(sent) | values.map(sent) | st.binary(max_size=200))
 def test_any_body_is_answered(service: Service, path: str, raw: bytes) -> None:
     headers = {"Content-Type": "application/json"}

@@ -14,7 +14,7 @@ from callers import Line, post_bytes
 from launcher import Service, until
 
 CHAT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
-#: Connections of one attack; more than there are threads.
+#: Connections of one attack.
 CROWD = 150
 
 
@@ -127,7 +127,7 @@ def answers_so_far(raw: bytes) -> list[tuple[int, bytes]]:
         return []
 
 
-def test_slow_senders_hold_no_thread_and_are_cut(service: Service) -> None:
+def test_slow_senders_are_cut(service: Service) -> None:
     """slowloris: a crowd of connections, each of which sends a little of a request and then hardly anything."""
     lines = [Line(service.port, HEAD.encode()) for _ in range(CROWD)]
     lines += [Line(service.port, f"{HEAD}{SIZED}\r\n{BODY[:5]}".encode()) for _ in range(CROWD)]

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher import Service
+from speakers import KINDS, PATHS, body, streamed, whole
 
 session = requests.Session()
 session.trust_env = False
@@ -62,6 +63,18 @@ def test_a_stream_says_what_the_whole_answer_says(
     assert ("usage" in chunks[-1] and not chunks[-1]["choices"]) == usage
     if route == "/generate":
         assert "".join(chunk["text"][0] for chunk in chunks if chunk["choices"]) == text + whole
+
+
+@examples(0.02)
+@given(text=texts.filter(utf8), words=st.integers(1, 30), burst=st.integers(1, 9), kind=st.sampled_from(KINDS[1:]))
+def test_a_stream_of_named_events_says_what_the_whole_answer_says(
+    service: Service, text: str, words: int, burst: int, kind: str
+) -> None:
+    asked = body(kind, words, ask=text, script={"text": text, "burst": burst})
+    url = f"http://127.0.0.1:{service.port}{PATHS[kind]}"
+    said = whole(kind, session.post(url, json=asked, timeout=LIMIT_S).json())
+    raw = session.post(url, json={**asked, "stream": True}, timeout=LIMIT_S).content.decode()
+    assert streamed(kind, raw)[:4] == said[:4]
 
 
 @examples(0.02)

@@ -28,7 +28,7 @@ DEPLOYMENT: Mapping[str, str] = {
     "DEPLOY_QUALIFIER": "live",
     "DEPLOY_MIN_INSTANCES": "1",
     "DEPLOY_SCHEDULES": "[]",
-    "CHATBOT_API_KEYS": "example-key-for-tests-only",
+    "DEPLOY_KEY_DIGESTS": "sha256:" + "0123456789abcdef" * 4,
     "FC3_COMPONENT": "fc3@0.1.22",
     "PYTHON": "python3",
 }
@@ -94,7 +94,7 @@ def fc(fake: FakeFC) -> FunctionCompute:
 @pytest.fixture
 def connected(fake: FakeFC, monkeypatch: pytest.MonkeyPatch) -> FakeFC:
     """The fake account is what every command of this process talks to, whatever the developer's own environment."""
-    for name in (*DEPLOYMENT, "CHATBOT_API_KEY"):
+    for name in (*DEPLOYMENT, "CHATBOT_API_KEYS", "CHATBOT_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "120")
 

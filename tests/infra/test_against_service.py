@@ -16,6 +16,7 @@ from fake_fc import FakeFC
 from infra import ROOT
 from infra.__main__ import main
 from infra.commands.smoke import Deployment, check
+from infra.fc import keys
 
 NAME = "chatbot-llm"
 KEY = "key-of-this-test-only"
@@ -48,7 +49,7 @@ def start(port: int, sink: IO[bytes]) -> subprocess.Popen[bytes]:
             **os.environ,
             "PYTHONPATH": str(ROOT / "code"),
             "CHATBOT_ENGINE": "scripted",
-            "CHATBOT_API_KEYS": KEY,
+            "CHATBOT_API_KEYS": keys.digest(KEY),
             "FC_FUNCTION_NAME": NAME,
             "FC_INSTANCE_ID": "c-test",
         },

@@ -16,7 +16,7 @@ from infra.fc import serverless_devs
 NAME = "chatbot-llm"
 
 
-@pytest.mark.parametrize("command", COMMANDS.keys() - {"s"})
+@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"s"}))
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])

@@ -87,7 +87,7 @@ def test_the_doctor_finds_nothing_in_the_shipped_template(props: dict[str, Any])
         ("DEPLOY_LOG_PROJECT", "logConfig.project", "p"),
         ("DEPLOY_LOG_STORE", "logConfig.logstore", "l"),
         ("DEPLOY_QUALIFIER", "provisionConfig.qualifier", "blue"),
-        ("CHATBOT_API_KEYS", "environmentVariables.CHATBOT_API_KEYS", "another-key-for-tests"),
+        ("DEPLOY_KEY_DIGESTS", "environmentVariables.CHATBOT_API_KEYS", "sha256:" + "f" * 64),
     ],
 )
 def test_a_variable_changes_its_value(render: Any, variable: str, path: str, value: str) -> None:
@@ -106,7 +106,12 @@ def test_a_missing_variable_is_named(render: Any, variable: str) -> None:
 
 
 def test_nothing_secret_is_in_the_file_or_rendered_by_default(render: Any) -> None:
-    assert render(CHATBOT_API_KEYS=None)["environmentVariables"]["CHATBOT_API_KEYS"] == ""
+    assert (
+        render(DEPLOY_KEY_DIGESTS=None, CHATBOT_API_KEYS="a-key-that-s-must-not-see")["environmentVariables"][
+            "CHATBOT_API_KEYS"
+        ]
+        == ""
+    )
     assert not re.search(r"LTAI\w{12,}|sk-\w{16,}|AccessKeySecret:|password:", TEXT)
 
 

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from infra import ROOT
+from infra.fc import keys
 
 FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 DEPLOY = ROOT / ".github" / "workflows" / "deploy.yml"
@@ -189,5 +190,5 @@ def test_telemetry_is_off_and_secrets_stay_in_the_steps_that_need_them(jobs: dic
 def test_every_variable_that_s_yaml_reads_is_given_by_the_workflow_or_made_by_make() -> None:
     read = set(re.findall(r"env\('((?:DEPLOY|CHATBOT)_\w+)'", (ROOT / "s.yaml").read_text(encoding="utf-8")))
     given = set(load(DEPLOY)["env"]) | {name for step in steps(DEPLOY) for name in step.get("env", {})}
-    assert read - given == {"DEPLOY_IMAGE"}
+    assert read - given == {"DEPLOY_IMAGE", keys.DIGESTS} and keys.KEYS in given
     assert "DEPLOY_IMAGE" in (ROOT / "Makefile").read_text(encoding="utf-8")

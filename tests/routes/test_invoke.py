@@ -12,6 +12,16 @@ from in_process import Client
 CHAT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
 JSON = "application/json"
 RAW = {"prompt": "Hello", "max_tokens": 4}
+RESPONSE = {"input": "Hello", "max_output_tokens": 4}
+MESSAGE = {**CHAT, "system": "Be brief."}
+#: Each of these fields makes an event with messages Anthropic's.
+MARKED: list[dict[str, Any]] = [
+    MESSAGE,
+    {**CHAT, "stop_sequences": ["x"]},
+    {**CHAT, "anthropic_version": "2023-06-01"},
+    {**CHAT, "tools": [{"name": "f", "input_schema": {}}]},
+    {**CHAT, "messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "a"}]}]},
+]
 
 
 def invoke(client: Client, event: Any) -> Any:
@@ -20,10 +30,14 @@ def invoke(client: Client, event: Any) -> Any:
     return client.post("/invoke", data=data, content_type="application/octet-stream")
 
 
+#: What differs between any two answers; an error's status stands in an event alone.
+TIMELY = ("id", "created", "created_at", "status")
+
+
 def timeless(body: Any) -> Any:
     """A body without what differs between any two answers."""
     if isinstance(body, dict):
-        return {key: timeless(value) for key, value in body.items() if key not in ("id", "created", "status")}
+        return {key: timeless(value) for key, value in body.items() if key not in TIMELY}
     return [timeless(item) for item in body] if isinstance(body, list) else body
 
 
@@ -37,6 +51,11 @@ REQUESTS: list[tuple[str, Any]] = [
     ("/generate", {**RAW, "max_tokens": 0}),
     ("/generate", {"prompt": "w " * 9000}),
     ("/tokenize", {"prompt": "a b c"}),
+    ("/v1/responses", RESPONSE),
+    ("/v1/responses", {**RESPONSE, "background": True}),
+    ("/v1/messages", MESSAGE),
+    ("/v1/messages", {**MESSAGE, "max_tokens": 0}),
+    ("/v1/messages/count_tokens", {"messages": CHAT["messages"]}),
 ]
 
 
@@ -63,7 +82,15 @@ def test_an_event_answers_what_the_route_answers(client: Client, path: str, body
         assert through.get_json()["error"]["status"] == direct.status_code
 
 
-@pytest.mark.parametrize(("event", "path"), [(CHAT, "/chat"), (RAW, "/generate")])
+@pytest.mark.parametrize(
+    ("event", "path"),
+    [
+        (CHAT, "/chat"),
+        (RAW, "/generate"),
+        (RESPONSE, "/v1/responses"),
+        *((event, "/v1/messages") for event in MARKED),
+    ],
+)
 def test_a_bare_body_is_understood(client: Client, event: Any, path: str) -> None:
     assert timeless(invoke(client, event).get_json()) == timeless(client.post(path, json=event).get_json())
 

@@ -17,6 +17,24 @@ BODY: dict[str, Any] = {
     "chat_template": None,
     "user": "u",
 }
+RESPONSE: dict[str, Any] = {
+    "input": [{"role": "user", "content": [{"type": "input_text", "text": "Hello"}]}],
+    "instructions": "a",
+    "max_output_tokens": 2,
+    "tools": [{"type": "function", "name": "f", "parameters": {"$ref": "#/a"}}],
+    "text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}}},
+    "metadata": {"a": "b"},
+    "previous_response_id": None,
+}
+MESSAGE: dict[str, Any] = {
+    "messages": [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}],
+    "system": [{"type": "text", "text": "a"}],
+    "max_tokens": 2,
+    "tools": [{"name": "f", "input_schema": {"$ref": "#/a"}}],
+    "stop_sequences": ["x"],
+    "output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}},
+    "metadata": {"user_id": "u"},
+}
 
 
 def poisoned(value: Any, poison: str) -> Iterator[Any]:

@@ -1,5 +1,6 @@
 """Who gets in: API keys, the platform's routes, browsers of other origins."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,15 @@ def test_a_key_is_taken_as_api_key_beside_a_signature_for_the_platform(client_of
     assert client_of(api_keys=OLD).post("/chat", json=CHAT, headers=headers).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/chat", "/v1/messages", "/v1/responses", "/v1/models"])
+def test_a_key_is_taken_as_anthropics_clients_send_it(client_of: Make, path: str) -> None:
+    body = {"input": "Hello"} if path == "/v1/responses" else CHAT
+    method = "GET" if path == "/v1/models" else "POST"
+    client = client_of(api_keys=OLD)
+    assert client.open(path, method=method, json=body, headers={"x-api-key": OLD}).status_code == 200
+    assert client.open(path, method=method, json=body, headers={"x-api-key": NEW}).status_code == 401
+
+
 def test_rotation_has_no_gap(client_of: Make) -> None:
     def served(keys: str) -> dict[str, int]:
         client = client_of(api_keys=keys)
@@ -42,6 +52,15 @@ def test_rotation_has_no_gap(client_of: Make) -> None:
     assert served(OLD) == {OLD: 200, NEW: 401}
     assert served(f"{OLD}, {NEW}") == {OLD: 200, NEW: 200}
     assert served(NEW) == {OLD: 401, NEW: 200}
+
+
+@pytest.mark.parametrize("write", [str, str.upper], ids=["lower case", "upper case"])
+def test_a_digest_lets_its_key_in_and_not_itself(client_of: Make, write: Callable[[str], str]) -> None:
+    digest = write(f"sha256:{hashlib.sha256(OLD.encode()).hexdigest()}")
+    client = client_of(api_keys=f"{digest}, {NEW}")
+    sent = {key: client.post("/chat", json=CHAT, headers={"api-key": key}).status_code for key in (OLD, NEW, digest)}
+    assert sent == {OLD: 200, NEW: 200, digest: 401}
+    assert client.get("/version", headers={"api-key": digest.partition(":")[2]}).status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -56,7 +75,6 @@ def test_rotation_has_no_gap(client_of: Make) -> None:
         {"api-key": ""},
         {"api-key": OLD.upper()},
         {"api-key": "ключ-0123456789abcdef".encode().decode("latin-1")},
-        {"X-Api-Key": OLD},
         {"Cookie": f"api-key={OLD}"},
     ],
 )

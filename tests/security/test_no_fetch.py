@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from poison import BODY, poisoned
+from poison import BODY, MESSAGE, RESPONSE, poisoned
 
 from callers import call
 from launcher import Service
@@ -44,6 +44,16 @@ def bait() -> Iterator[Bait]:
 def lures(url: str) -> Iterator[bytes]:
     for body in poisoned(BODY, url):
         yield json.dumps(body).encode()
+    for more in (RESPONSE, MESSAGE):
+        for body in poisoned(more, url):
+            yield json.dumps(body).encode()
+    image = {"type": "image", "source": {"type": "url", "url": url}}
+    for content in ([image], [{"type": "tool_result", "tool_use_id": "t", "content": [image]}]):
+        yield json.dumps({"messages": [{"role": "user", "content": content}], "max_tokens": 1}).encode()
+    for part in ({"type": "input_image", "image_url": url}, {"type": "input_file", "file_url": url}):
+        yield json.dumps({"input": [{"role": "user", "content": [part]}]}).encode()
+    for tool in ({"type": "mcp", "server_label": "a", "server_url": url}, {"type": "web_search", "url": url}):
+        yield json.dumps({"input": "a", "tools": [tool]}).encode()
     for kind in ("image_url", "audio_url", "video_url", "input_audio", "file"):
         for part in (
             {"type": kind, kind: {"url": url}},
@@ -69,7 +79,7 @@ def lures(url: str) -> Iterator[bytes]:
 
 def fish(service: Service, bait: Bait) -> None:
     for body in lures(bait.address):
-        for path in ("/chat", "/tokenize", "/invoke"):
+        for path in ("/chat", "/tokenize", "/invoke", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens"):
             answer = call(service.port, "POST", path, body, headers={"Referer": bait.address})
             assert answer.status < 500, answer.body
     assert bait.visitors == 0

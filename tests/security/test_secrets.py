@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from poison import BODY, poisoned
+from poison import BODY, MESSAGE, RESPONSE, poisoned
 
 from callers import Line
 from launcher import Service
@@ -47,6 +47,8 @@ HEADERS = (
 
 def bodies() -> Iterator[bytes]:
     for body in poisoned(BODY, CANARY):
+        yield json.dumps(body).encode()
+    for body in (*poisoned(RESPONSE, CANARY), *poisoned(MESSAGE, CANARY)):
         yield json.dumps(body).encode()
     for body in poisoned({"prompt": "a", "max_tokens": 1}, CANARY):
         yield json.dumps(body).encode()
@@ -98,11 +100,11 @@ def _requests(ask: Caller) -> Iterator[tuple[str, bytes]]:
     chat = json.dumps({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}).encode()
     for name in HEADERS:
         for more in ({}, key):
-            for path in ("/chat", "/invoke", "/v1/models", "/nowhere"):
+            for path in ("/chat", "/invoke", "/v1/models", "/nowhere", "/v1/messages"):
                 method = "GET" if path == "/v1/models" else "POST"
                 yield f"header {name} to {path}", ask(method, path, chat, {**more, name: CANARY})
     for body in bodies():
-        for path in ("/chat", "/generate", "/tokenize", "/detokenize", "/invoke"):
+        for path in ("/chat", "/generate", "/tokenize", "/detokenize", "/invoke", "/v1/responses", "/v1/messages"):
             yield f"{body!r} to {path}", ask("POST", path, body, key)
 
 

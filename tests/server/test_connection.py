@@ -160,6 +160,16 @@ def test_bytes_that_are_no_request_are_answered_after_the_answers_before_them(se
     assert status(refusal) == 400 and b"invalid_request_error" in refusal
 
 
+def test_what_is_refused_before_anybody_decides_has_its_protocols_form(service: Service) -> None:
+    head = b"POST /v1/messages HTTP/1.1\r\nHost: t\r\nx: " + b"a" * 9000 + b"\r\n\r\n"
+    with Line(service.port, head) as line:
+        refusal = line.read_all()
+    assert status(refusal) == 431
+    assert json.loads(refusal.partition(b"\r\n\r\n")[2])["type"] == "error"
+    with Line(service.port, head.replace(b"/v1/messages", b"/chat")) as line:
+        assert "param" in json.loads(line.read_all().partition(b"\r\n\r\n")[2])["error"]
+
+
 def test_an_answer_without_a_length_is_not_chunked_for_http_1_0(service: Service) -> None:
     request = post_bytes(chat_body(5, stream=True)).replace(b"HTTP/1.1", b"HTTP/1.0")
     with Line(service.port, request) as line:

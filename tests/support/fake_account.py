@@ -25,6 +25,7 @@ class State:
     provisions: dict[tuple[str, str], Any] = field(default_factory=dict)
     triggers: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
     instances: dict[tuple[str, str], list[Any]] = field(default_factory=lambda: defaultdict(list))
+    domains: dict[str, Any] = field(default_factory=dict)
     ready_after: int = 0
     provision_error: str = ""
     # Function states still to be answered before the stored one: (state, lastUpdateStatus, reason).
@@ -73,4 +74,5 @@ def deployed(name: str = "chatbot-llm") -> Any:
         timeout=360,
         instance_concurrency=10,
         last_modified_time="2026-11-20T08:00:00Z",
+        function_arn=f"acs:fc:cn-hangzhou:1000:functions/{name}",
     )

@@ -26,6 +26,7 @@ from fake_account import State
 from fake_acs3 import Refusal, authenticate
 
 PREFIX = "/2023-03-30/functions/"
+DOMAINS = "/2023-03-30/custom-domains"
 
 
 class Control:
@@ -169,6 +170,29 @@ class Control:
         found = self.state.instances[name, qualifier or "LATEST"]
         return 200, models.ListInstancesOutput(instances=found)
 
+    def GetCustomDomain(self, domain: str, _: str, qualifier: str, body: bytes) -> tuple[int, Any]:
+        if domain not in self.state.domains:
+            raise Refusal(404, "DomainNameNotFound", f"domain name '{domain}' does not exist")
+        return 200, self.state.domains[domain]
+
+    def CreateCustomDomain(self, _: str, __: str, qualifier: str, body: bytes) -> tuple[int, Any]:
+        made = models.CustomDomain().from_map(models.CreateCustomDomainInput().from_map(json.loads(body)).to_map())
+        if made.domain_name in self.state.domains:
+            raise Refusal(409, "DomainNameAlreadyExists", f"domain name '{made.domain_name}' already exists")
+        self.state.domains[made.domain_name] = made
+        return 200, made
+
+    def UpdateCustomDomain(self, domain: str, _: str, qualifier: str, body: bytes) -> tuple[int, Any]:
+        _, stored = self.GetCustomDomain(domain, "", "", b"")
+        change = models.UpdateCustomDomainInput().from_map(json.loads(body)).to_map()
+        self.state.domains[domain] = models.CustomDomain().from_map({**stored.to_map(), **change})
+        return 200, self.state.domains[domain]
+
+    def DeleteCustomDomain(self, domain: str, _: str, qualifier: str, body: bytes) -> tuple[int, Any]:
+        self.GetCustomDomain(domain, "", "", b"")
+        del self.state.domains[domain]
+        return 204, None
+
     def InvokeFunction(self, name: str, _: str, qualifier: str, body: bytes) -> tuple[int, Any]:
         version = self.resolve(name, qualifier)
         base = self.state.services.get(version) or self.state.services.get(qualifier) or self.state.service
@@ -182,6 +206,8 @@ class Control:
         return 200, answer.content
 
 
+DOMAIN_ROUTES = {"GET": "GetCustomDomain", "POST": "CreateCustomDomain", "PUT": "UpdateCustomDomain"}
+DOMAIN_ROUTES["DELETE"] = "DeleteCustomDomain"
 ROUTES = {
     ("GET", ""): "GetFunction",
     ("DELETE", ""): "DeleteFunction",
@@ -210,6 +236,8 @@ def answer(state: State, method: str, target: str, headers: dict[str, str], body
     name, _, rest = unquote(url.path.removeprefix(PREFIX)).partition("/")
     resource, slash, item = rest.partition("/")
     action = ROUTES.get((method, resource + slash))
+    if of_domain := url.path.startswith(DOMAINS):
+        name, action = unquote(url.path.removeprefix(DOMAINS)).strip("/"), DOMAIN_ROUTES[method]
     if action is None or headers.get("x-acs-action") != action:
         raise Refusal(404, "InvalidAction.NotFound", f"{method} {url.path} is no {headers['x-acs-action']}")
     state.query = dict(parse_qsl(url.query))
@@ -220,7 +248,8 @@ def answer(state: State, method: str, target: str, headers: dict[str, str], body
         status, code = state.faults[action].pop(0)
         raise Refusal(status, code, "answered on purpose by the test")
     control = Control(state)
-    control.function(name)
+    if not of_domain:
+        control.function(name)
     result: tuple[int, Any] = getattr(control, action)(name, item, qualifier, body)
     return result
 

@@ -1,3 +1,1 @@
-"""The engine room. `base.py` says what the app may ask; only `vllm_engine.py` imports vllm, and, in the engine's own
-process, `cpu_worker.py`.
-"""
+"""The engine room. `base.py` says what the app may ask; only `vllm_engine.py` imports vllm."""

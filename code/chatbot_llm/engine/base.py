@@ -10,16 +10,14 @@ Nothing here may import Flask, gunicorn or vllm, nor anything of the rooms above
 import asyncio
 import threading
 import time
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any
 
+from chatbot_llm.engine.protocols.base import EngineRequest
 from chatbot_llm.errors import Unavailable
-
-Kind = Literal["chat", "completion", "tokenize", "detokenize"]
 
 
 class State(StrEnum):
@@ -53,35 +51,6 @@ class Status:
     phase_s: float
     reason: str = ""
     phases: Mapping[str, float] | None = None
-
-
-@dataclass(eq=False)
-class EngineRequest:
-    """What the engine is asked for. `body` is the protocol's own object; `trace` holds W3C trace headers."""
-
-    kind: Kind
-    body: dict[str, Any]
-    request_id: str = ""
-    trace: dict[str, str] = field(default_factory=dict)
-    #: `request_id` and something of its own: two callers may send the same.
-    id: str = ""
-    #: The engine's own: the parsed body.
-    prepared: Any = None
-    #: Prompt and completion tokens, and the engine's own times in ms, as far as it knows them.
-    usage: dict[str, int] = field(default_factory=dict)
-    timing: dict[str, float] = field(default_factory=dict)
-    #: What it shares with others: `cached_tokens`, `prompt_blocks` (observability/prefix.py), as far as known.
-    prefix: dict[str, int | str] = field(default_factory=dict)
-    #: It was cut short: its finish reason is `length`.
-    cut: bool = False
-
-    def __post_init__(self) -> None:
-        suffix = uuid.uuid4().hex[:12]
-        self.id = f"{self.request_id}-{suffix}" if self.request_id else suffix
-
-    @property
-    def stream(self) -> bool:
-        return bool(self.body.get("stream"))
 
 
 class Engine(ABC):
@@ -140,6 +109,10 @@ class Engine(ABC):
     @abstractmethod
     def text_of(self, tokens: list[int]) -> str:
         """The text of token ids. Raises BadRequest when there is none; the engine must be ready."""
+
+    @abstractmethod
+    def template(self) -> tuple[str, tuple[str, ...]]:
+        """The source of the chat template, and the tokens that are not text; the engine must be ready."""
 
     @abstractmethod
     def prepare(self, request: EngineRequest) -> None:

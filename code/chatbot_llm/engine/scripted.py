@@ -20,19 +20,22 @@ import zlib
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from chatbot_llm.engine.base import EngineRequest, Phase
-from chatbot_llm.engine.supervisor import DONE, SupervisedEngine
+from chatbot_llm.engine.base import Phase
+from chatbot_llm.engine.protocols.base import EngineRequest
+from chatbot_llm.engine.scripted_shapes import SHAPES, Shape, counted
+from chatbot_llm.engine.supervisor import SupervisedEngine
 from chatbot_llm.errors import ApiError, BadRequest, UsageError
 from chatbot_llm.observability import prefix
 from chatbot_llm.settings import Settings
 
 NAME = "scripted"
 CONTEXT_TOKENS = 8192
+TOKENS = ("<|im_start|>", "<|im_end|>")
 _TEXT = "The capital of France is Paris. This answer was written in a script and not by a model."
 
 
 class ScriptedEngine(SupervisedEngine):
-    """Answers in the shapes of vLLM's OpenAI server."""
+    """Answers in the shapes of vLLM's own server."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -40,7 +43,7 @@ class ScriptedEngine(SupervisedEngine):
             self._script: dict[str, Any] = json.loads(settings.script)
         except ValueError as error:
             raise UsageError(f"CHATBOT_SCRIPT is not JSON: {error}") from error
-        self._salt = prefix.salt(settings.api_keys.get_secret_value())
+        self._salt = prefix.salt(settings.keys)
         self._ready_at = 0.0
         self._cuts: dict[str, asyncio.Event] = {}
 
@@ -61,16 +64,17 @@ class ScriptedEngine(SupervisedEngine):
         return {"engine": "scripted"}
 
     def prepare(self, request: EngineRequest) -> None:
-        body = request.body
-        if request.kind == "chat":
+        body, kind = request.chat, request.protocol.kind
+        if "messages" in body or request.protocol.prompt == "messages":
             messages = body.get("messages")
             if not isinstance(messages, list) or not messages:
                 raise BadRequest("messages: must be a list with at least one message", param="messages")
             if not all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in messages):
                 raise BadRequest("messages: every message needs a role", param="messages")
-            prompt = " ".join(str(message.get("content")) for message in messages)
+            first = request.body.get("system") or request.body.get("instructions") or ""
+            prompt = " ".join([_text(first), *(_text(message.get("content")) for message in messages)])
         else:
-            given = body.get("tokens" if request.kind == "detokenize" else "prompt")
+            given = body.get("tokens" if kind == "detokenize" else "prompt")
             if not isinstance(given, str | list):
                 raise BadRequest("prompt: must be a string", param="prompt")
             prompt = str(given)
@@ -79,7 +83,7 @@ class ScriptedEngine(SupervisedEngine):
             raise BadRequest("max_tokens: must be an integer of at least 1", param="max_tokens")
         words = prompt.split()  # the double's tokens
         tokens = len(words)
-        if tokens + limit > CONTEXT_TOKENS:
+        if request.protocol.generates and tokens + limit > CONTEXT_TOKENS:
             raise BadRequest(
                 f"This model's maximum context length is {CONTEXT_TOKENS} tokens; this asks for {tokens + limit}",
                 param="max_tokens",
@@ -88,14 +92,15 @@ class ScriptedEngine(SupervisedEngine):
         request.prefix["prompt_blocks"] = prefix.blocks([zlib.crc32(word.encode()) for word in words], self._salt)
         request.prepared = {"limit": limit, "prompt_tokens": tokens, **self._script, **(body.get("script") or {})}
 
-    async def _answer(self, request: EngineRequest) -> bytes | AsyncGenerator[str, None]:
-        if request.kind in ("tokenize", "detokenize"):
-            return json.dumps({"count": request.prepared["prompt_tokens"], "tokens": []}).encode()
+    async def _answer(self, request: EngineRequest) -> str | AsyncGenerator[str, None]:
+        if not request.protocol.generates:
+            return counted(request)
+        shape = SHAPES[request.protocol.kind](request, NAME)
         if request.stream:
-            return self._events(request)
+            return self._events(request, shape)
         async with contextlib.aclosing(self._words(request)) as bursts:
             words = [word async for burst in bursts for word in burst]
-        return json.dumps(self._whole(request, words)).encode()
+        return json.dumps(shape.whole("".join(words), self._end(request)))
 
     async def _words(self, request: EngineRequest) -> AsyncGenerator[list[str], None]:
         """Bursts of tokens until the script, max_tokens or an abort ends them."""
@@ -120,53 +125,34 @@ class ScriptedEngine(SupervisedEngine):
         finally:
             self._cuts.pop(request.id, None)
 
-    async def _events(self, request: EngineRequest) -> AsyncGenerator[str, None]:
-        chat = request.kind == "chat"
-        head = self._head(request, "chat.completion.chunk" if chat else "text_completion")
-
-        def event(choice: dict[str, Any]) -> str:
-            return _event({**head, "choices": [{"index": 0, "logprobs": None, **choice}]})
-
-        if chat:
-            yield event({"delta": {"role": "assistant", "content": ""}, "finish_reason": None})
+    async def _events(self, request: EngineRequest, shape: Shape) -> AsyncGenerator[str, None]:
+        for event in shape.opening():
+            yield event
         async with contextlib.aclosing(self._words(request)) as bursts:
             async for burst in bursts:
                 for word in burst:
-                    yield event({"delta": {"content": word}, "finish_reason": None} if chat else {"text": word})
-        finish = {"finish_reason": self._finish_reason(request)}
-        yield event({"delta": {}, **finish} if chat else {"text": "", **finish})
-        if (request.body.get("stream_options") or {}).get("include_usage"):
-            yield _event({**head, "choices": [], "usage": _usage(request)})
-        yield DONE
+                    for event in shape.word(word):
+                        yield event
+        for event in shape.closing(self._end(request)):
+            yield event
 
-    def _whole(self, request: EngineRequest, words: list[str]) -> dict[str, Any]:
-        text, finish = "".join(words), self._finish_reason(request)
-        choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish}
-        if request.kind == "chat":
-            choice["message"] = {"role": "assistant", "content": text}
-        else:
-            choice["text"] = text
-        kind = "chat.completion" if request.kind == "chat" else "text_completion"
-        return {**self._head(request, kind), "choices": [choice], "usage": _usage(request)}
-
-    def _head(self, request: EngineRequest, kind: str) -> dict[str, Any]:
-        prefix = "chatcmpl" if request.kind == "chat" else "cmpl"
-        return {"id": f"{prefix}-{request.id}", "object": kind, "created": int(time.time()), "model": NAME}
-
-    def _finish_reason(self, request: EngineRequest) -> str:
+    def _end(self, request: EngineRequest) -> str:
+        """As vLLM says why an answer ended."""
         script = request.prepared
+        if request.cut:
+            return "abort"
         ended = script.get("loop") or len(str(script.get("text", _TEXT)).split(" ")) > script["limit"]
-        return "length" if ended or request.cut else "stop"
+        return "length" if ended else "stop"
 
     async def cut_short(self, request: EngineRequest) -> None:
         if event := self._cuts.get(request.id):
             event.set()
 
+    def template(self) -> tuple[str, tuple[str, ...]]:
+        return "", TOKENS
+
     def text_of(self, tokens: list[int]) -> str:
         return "".join(f"<{token}>" for token in tokens)
-
-    def _mark_cut(self, event: str) -> str:
-        return event
 
     def _death(self) -> str:
         after = self._script.get("die_s")
@@ -181,10 +167,7 @@ class ScriptedEngine(SupervisedEngine):
         return ApiError("the engine could not answer this request", code="engine_error")
 
 
-def _event(value: dict[str, Any]) -> str:
-    return f"data: {json.dumps(value, separators=(',', ':'))}\n\n"
-
-
-def _usage(request: EngineRequest) -> dict[str, int]:
-    usage = request.usage or {"prompt_tokens": request.prepared["prompt_tokens"], "completion_tokens": 0}
-    return {**usage, "total_tokens": sum(usage.values())}
+def _text(content: Any) -> str:
+    """The text of a message's content, in parts or not."""
+    parts = content if isinstance(content, list) else [content]
+    return " ".join(str(part.get("text") if isinstance(part, dict) else part) for part in parts)

@@ -10,16 +10,18 @@ import json
 import logging
 import os
 import threading
-import time
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, TypeVar
 
 import psutil
 
-from chatbot_llm.engine.base import Engine, EngineRequest, State, looks_degenerate
+from chatbot_llm.engine.base import Engine, State, looks_degenerate
+from chatbot_llm.engine.protocols import PROTOCOLS
+from chatbot_llm.engine.protocols.base import EngineRequest
 from chatbot_llm.errors import ApiError, UsageError
 from chatbot_llm.settings import Settings
+from chatbot_llm.sse import one_line
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +29,6 @@ log = logging.getLogger(__name__)
 WATCH_S = 0.25
 #: Seconds between two pings of the engine's own loop.
 PING_S = 5.0
-#: The last event of every stream, and what an event that ends a choice holds.
-DONE, FINISH = "data: [DONE]\n\n", '"finish_reason":"'
 
 T = TypeVar("T")
 
@@ -49,12 +49,8 @@ class SupervisedEngine(Engine):
         """Make the engine ready; what must be undone goes on `stack`."""
 
     @abstractmethod
-    async def _answer(self, request: EngineRequest) -> bytes | AsyncGenerator[str, None]:
-        """Run a prepared request: a whole answer, or server-sent events. Raises for errors."""
-
-    @abstractmethod
-    def _mark_cut(self, event: str) -> str:
-        """An event of a request that was cut short: its finish reason is `length`."""
+    async def _answer(self, request: EngineRequest) -> str | AsyncGenerator[str, None]:
+        """Run a prepared request: a whole answer (JSON), or server-sent events. Raises for errors."""
 
     @abstractmethod
     def _death(self) -> str:
@@ -99,10 +95,10 @@ class SupervisedEngine(Engine):
     async def _self_test(self) -> None:
         """Generate a few words; raises RuntimeError when they are garbage."""
         body = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 8}
-        request = EngineRequest("chat", {**body, "temperature": 0}, request_id="self-test")
+        request = EngineRequest(PROTOCOLS["chat"], {**body, "temperature": 0}, request_id="self-test")
         self.prepare(request)
         answer = await self._answer(request)
-        assert isinstance(answer, bytes)
+        assert isinstance(answer, str)
         text = json.loads(answer)["choices"][0]["message"]["content"] or ""
         if problem := looks_degenerate(text):
             raise RuntimeError(
@@ -149,19 +145,22 @@ class SupervisedEngine(Engine):
             raise
         except Exception as error:
             raise self._explained(request, error) from None
-        return answer if isinstance(answer, bytes) else self._marked(request, answer)
+        if isinstance(answer, str):
+            return request.protocol.whole(request, answer).encode()
+        return self._told(request, answer)
 
-    async def _marked(self, request: EngineRequest, events: AsyncGenerator[str, None]) -> AsyncGenerator[bytes, None]:
-        finished = False
+    async def _told(self, request: EngineRequest, events: AsyncGenerator[str, None]) -> AsyncGenerator[bytes, None]:
+        """The events as the caller reads them, none of them empty."""
+        protocol, finished = request.protocol, False
         try:
             async with contextlib.aclosing(events):
                 async for event in events:
-                    if request.cut:
-                        if event == DONE and not finished:
-                            yield self._finish(request).encode()
-                        event = self._mark_cut(event)
-                    finished = finished or FINISH in event
-                    yield event.encode()
+                    piece = one_line(protocol.reworded(request, event)).encode()
+                    finished = finished or protocol.finish in event
+                    if request.cut and not finished and protocol.ends(piece):
+                        piece = protocol.unbegun(request, self.models()[0]["id"]).encode() + piece
+                    if piece:
+                        yield piece
         except ApiError:
             raise
         except Exception as error:
@@ -172,22 +171,6 @@ class SupervisedEngine(Engine):
         if explained.status >= 500:
             log.error("request %s failed in the engine: %s", request.id, explained.message)
         return explained
-
-    def _finish(self, request: EngineRequest) -> str:
-        """The event that ends every choice, for a stream cut before the engine had begun it."""
-        chat = request.kind == "chat"
-        empty: dict[str, object] = {"delta": {}} if chat else {"text": ""}
-        event = {
-            "id": f"{'chatcmpl' if chat else 'cmpl'}-{request.id}",
-            "object": "chat.completion.chunk" if chat else "text_completion",
-            "created": int(time.time()),
-            "model": self.models()[0]["id"],
-            "choices": [
-                {"index": at, **empty, "logprobs": None, "finish_reason": "length"}
-                for at in range(int(request.body.get("n") or 1))
-            ],
-        }
-        return f"data: {json.dumps(event, separators=(',', ':'))}\n\n"
 
 
 async def in_thread(work: Callable[[], T]) -> T:

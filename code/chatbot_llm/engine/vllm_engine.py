@@ -6,6 +6,7 @@ the loop; it is never imported when this file is.
 """
 
 import contextlib
+import importlib
 import json
 import sys
 from argparse import Namespace
@@ -14,19 +15,18 @@ from contextvars import ContextVar
 from typing import Any
 
 from chatbot_llm.engine import profiles, weights
-from chatbot_llm.engine.base import EngineRequest, Phase
+from chatbot_llm.engine.base import Phase
 from chatbot_llm.engine.patches import early, replaced
+from chatbot_llm.engine.protocols.base import EngineRequest
+from chatbot_llm.engine.protocols.openai import DONE
 from chatbot_llm.engine.schema_check import SchemaCheck
 from chatbot_llm.engine.startup_phases import Listener
-from chatbot_llm.engine.supervisor import DONE, SupervisedEngine, in_thread, kill_children
+from chatbot_llm.engine.supervisor import SupervisedEngine, in_thread, kill_children
 from chatbot_llm.engine.vllm_errors import refusal, told, without_half_call
 from chatbot_llm.errors import ApiError, BadRequest, UsageError
 from chatbot_llm.observability import prefix, tracing
 from chatbot_llm.settings import Settings
-from chatbot_llm.sse import one_line
 
-#: vLLM's name for the class; not imported here, it lives in the engine's process.
-CPU_WORKER = "chatbot_llm.engine.patches.cpu_worker.Worker"
 #: The request that this task asks vLLM for: its serving objects call `generate` in the same task.
 _ASKED: ContextVar[EngineRequest | None] = ContextVar("asked", default=None)
 
@@ -34,8 +34,7 @@ _ASKED: ContextVar[EngineRequest | None] = ContextVar("asked", default=None)
 def engine_modules(profile: str) -> list[str]:
     """What the engine's process imports before it knows its work: most of what it will ever need."""
     worker = "cpu_worker" if profile == "cpu" else "gpu_worker"
-    ours = [CPU_WORKER.rpartition(".")[0]] if profile == "cpu" else []
-    return [f"vllm.v1.worker.{worker}", "vllm.v1.engine.core", "vllm._aiter_ops", *ours]
+    return [f"vllm.v1.worker.{worker}", "vllm.v1.engine.core", "vllm._aiter_ops"]
 
 
 class VllmEngine(SupervisedEngine):
@@ -48,6 +47,7 @@ class VllmEngine(SupervisedEngine):
         self._serving: Any = None
         self._cards: list[dict[str, Any]] = []
         self._schemas: SchemaCheck | None = None
+        self._template: tuple[str, tuple[str, ...]] = ("", ())
 
     async def _open(self, stack: contextlib.AsyncExitStack) -> None:
         profile = profiles.pick(self._settings.profile)
@@ -58,7 +58,7 @@ class VllmEngine(SupervisedEngine):
         stack.callback(context.close)
         self._client, args = await in_thread(lambda: self._construct(profile, context))
         stack.callback(self._client.shutdown)
-        generate, salt = self._client.generate, prefix.salt(self._settings.api_keys.get_secret_value())
+        generate, salt = self._client.generate, prefix.salt(self._settings.keys)
         self._client.generate = lambda *args, **how: _noted(generate(*args, **how), _ASKED.get(), salt)
         self._enter(Phase.WARM_UP)
         from starlette.datastructures import State as Bag
@@ -69,6 +69,7 @@ class VllmEngine(SupervisedEngine):
         if getattr(bag, "openai_serving_chat", None) is None:
             raise UsageError(f"{args.model} cannot generate text: pass a chat model as --model")
         self._serving = bag
+        self._template = _template(self._client.renderer.tokenizer, bag.openai_serving_chat.chat_template)
         self._schemas = SchemaCheck(args.model, self._settings.schema_s)
         stack.push_async_callback(self._schemas.close)
         shown = await bag.openai_serving_models.show_available_models()
@@ -96,8 +97,6 @@ class VllmEngine(SupervisedEngine):
             engine_args = AsyncEngineArgs.from_cli_args(args)
         except (TypeError, ValueError) as error:
             raise UsageError(str(error)) from error
-        if profile == "cpu" and engine_args.worker_cls == "auto":
-            engine_args.worker_cls = CPU_WORKER
         self._enter(Phase.SPAWN)
         with contextlib.ExitStack() as starting:
             if "--numa-bind" not in profiles.given(argv):  # with it vLLM starts another executable
@@ -137,64 +136,49 @@ class VllmEngine(SupervisedEngine):
 
     def prepare(self, request: EngineRequest) -> None:
         from pydantic import ValidationError
-        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-        from vllm.entrypoints.openai.completion.protocol import CompletionRequest
-        from vllm.entrypoints.serve.tokenize.protocol import (
-            DetokenizeRequest,
-            TokenizeChatRequest,
-            TokenizeCompletionRequest,
-        )
         from vllm.exceptions import VLLMError
 
-        shapes: dict[str, Any] = {
-            "chat": ChatCompletionRequest,
-            "completion": CompletionRequest,
-            "tokenize": TokenizeChatRequest if "messages" in request.body else TokenizeCompletionRequest,
-            "detokenize": DetokenizeRequest,
-        }
+        protocol = request.protocol
+        module, _, name = protocol.model(request.body).partition(":")
+        model = getattr(importlib.import_module(module), name)
         try:
-            request.prepared = shapes[request.kind].model_validate(request.body)
+            parsed = model.model_validate(protocol.asked(request, self._cards[0]["id"]))
+            request.prepared = protocol.adopted(parsed, self._serving, request.body)
         except ValidationError as error:
             raise refusal(error, request.body) from None
         except (VLLMError, ValueError, TypeError) as error:
             raise self._explain(error, request.body) from None
 
-    async def _answer(self, request: EngineRequest) -> bytes | AsyncGenerator[str, None]:
+    async def _answer(self, request: EngineRequest) -> str | AsyncGenerator[str, None]:
         from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
-        raw = _raw_request(request)
-        bag = self._serving
-        if self._schemas is not None and request.kind in ("chat", "completion"):
-            for at in await self._schemas.admit(request.body):
-                request.prepared.tools[at].function = _free(request.prepared.tools[at].function)
-        create = {
-            "chat": bag.openai_serving_chat.create_chat_completion,
-            "completion": bag.openai_serving_completion.create_completion,
-            "tokenize": bag.serving_tokenization.create_tokenize,
-            "detokenize": bag.serving_tokenization.create_detokenize,
-        }[request.kind]
+        raw, protocol = _raw_request(request), request.protocol
+        if self._schemas is not None and protocol.generates:
+            for at in await self._schemas.admit(request.chat):
+                _set_free(request.prepared.tools, at)
+        serving, _, method = protocol.serving.partition(".")
         _ASKED.set(request)
-        answer = await create(request.prepared, raw)
+        answer = await getattr(getattr(self._serving, serving), method)(request.prepared, raw)
         if isinstance(answer, ErrorResponse):
             raise told(answer.error.code, answer.error.message, answer.error.param, request.body)
         if hasattr(answer, "__aiter__"):
-            return self._or_raise(answer, request, raw)
+            return protocol.events(self._or_raise(answer, request, raw), self._serving)
         _note(request, getattr(answer, "usage", None), getattr(answer, "metrics", None))
         for choice in getattr(answer, "choices", None) or ():
             if choice.finish_reason == "abort":
                 choice.finish_reason = "length"
             if request.body.get("tools") and choice.finish_reason == "length":
                 choice.message.content = without_half_call(choice.message.content)
-        rendered: str = answer.model_dump_json()
-        return rendered.encode()
+        rendered: str = protocol.rendered(answer, self._serving).model_dump_json(**protocol.dump)
+        return rendered
 
     async def _or_raise(
-        self, streamed: AsyncGenerator[str, None], request: EngineRequest, raw: Any
-    ) -> AsyncGenerator[str, None]:
+        self, streamed: AsyncGenerator[Any, None], request: EngineRequest, raw: Any
+    ) -> AsyncGenerator[Any, None]:
         """vLLM ends a stream that failed with an event in its own words; here it is an error like any other."""
         async with contextlib.aclosing(streamed):
             async for event in streamed:
-                if event.startswith('data: {"error"'):
+                if isinstance(event, str) and event.startswith('data: {"error"'):
                     if self._client.errored:
                         raise self._client.dead_error
                     error = json.loads(event.removeprefix("data: "))["error"]
@@ -202,7 +186,7 @@ class VllmEngine(SupervisedEngine):
                 if event == DONE:
                     metadata = getattr(raw.state, "request_metadata", None)
                     _note(request, getattr(metadata, "final_usage_info", None), None)
-                yield one_line(event)
+                yield event
 
     def text_of(self, tokens: list[int]) -> str:
         from vllm.exceptions import VLLMError
@@ -213,17 +197,12 @@ class VllmEngine(SupervisedEngine):
             raise BadRequest("prompt: these are no token ids of this model", param="prompt") from None
         return text
 
-    async def cut_short(self, request: EngineRequest) -> None:
-        if request.kind == "chat":
-            await self._client.abort(f"chatcmpl-{request.id}")
-        elif request.kind == "completion":
-            prompts = request.prepared.prompt
-            many = len(prompts) if isinstance(prompts, list) else 1
-            await self._client.abort([f"cmpl-{request.id}-{index}" for index in range(many)])
+    def template(self) -> tuple[str, tuple[str, ...]]:
+        return self._template
 
-    def _mark_cut(self, event: str) -> str:
-        # Quotes inside generated text are escaped, so this matches the field alone.
-        return event.replace('"finish_reason":"abort"', '"finish_reason":"length"')
+    async def cut_short(self, request: EngineRequest) -> None:
+        if request.prepared is not None and (ids := request.protocol.engine_ids(request)):
+            await self._client.abort(ids)
 
     def _death(self) -> str:
         return str(self._client.dead_error) if self._client.errored else ""
@@ -255,6 +234,14 @@ def _parse(parser: Any, argv: list[str]) -> Any:
     return parser.parse_args(argv)
 
 
+def _set_free(tools: list[Any], at: int) -> None:
+    """Free the arguments of one tool of a parsed request: a chat's tools hold their function, Responses' are it."""
+    if hasattr(tools[at], "function"):
+        tools[at].function = _free(tools[at].function)
+    else:
+        tools[at] = _free(tools[at])
+
+
 def _free(function: Any) -> Any:
     """A tool's function whose arguments are not enforced, whatever --tool-strict-level says; the prompt is the same.
 
@@ -266,6 +253,13 @@ def _free(function: Any) -> Any:
             return super().model_copy(update={"strict": False})
 
     return Free.model_construct(**dict(function))
+
+
+def _template(tokenizer: Any, given: str | None) -> tuple[str, tuple[str, ...]]:
+    """See `Engine.template`. Of several templates vLLM takes the default one."""
+    source = given or getattr(tokenizer, "chat_template", None) or ""
+    source = source.get("default", "") if isinstance(source, dict) else source
+    return source, tuple(sorted({*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}))
 
 
 def _card(card: Any) -> dict[str, Any]:
@@ -304,7 +298,9 @@ async def _noted(outputs: Any, request: EngineRequest | None, salt: bytes) -> As
 def _note(request: EngineRequest, usage: Any, metrics: Any) -> None:
     """Keep what the request log wants to know."""
     if usage is not None:
-        request.usage = {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens or 0}
+        prompt = getattr(usage, "prompt_tokens", 0) or getattr(usage, "input_tokens", 0)
+        completion = getattr(usage, "completion_tokens", 0) or getattr(usage, "output_tokens", 0)
+        request.usage = {"prompt_tokens": prompt, "completion_tokens": completion}
     if metrics is not None:
         request.timing = {
             name.removesuffix("_time_ms").removesuffix("_ms"): value

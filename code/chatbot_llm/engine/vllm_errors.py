@@ -20,7 +20,10 @@ def told(status: int, message: str, param: str | None, body: Any) -> ApiError:
     too_long = (
         param in ("input_tokens", "input_text")
         or "maximum context length" in message
-        or (param in ("max_tokens", "max_completion_tokens") and "max_model_len" in message)
+        or (
+            param in ("max_tokens", "max_completion_tokens", "max_output_tokens", "input")
+            and "max_model_len" in message
+        )
     )
     code = "context_length_exceeded" if too_long else ("engine_error" if status >= 500 else None)
     return ApiError(

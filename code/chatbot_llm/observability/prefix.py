@@ -18,9 +18,9 @@ MOST = 32
 SIZE = 4
 
 
-def salt(api_keys: str) -> bytes:
-    """One salt for all instances with the same keys. Without keys there is no secret to make it of: one of its own."""
-    return hashlib.blake2b(api_keys.encode() or os.urandom(32), digest_size=32, person=b"prompt_blocks").digest()
+def salt(keys: Sequence[bytes]) -> bytes:
+    """One salt for all instances with the same keys (their digests). Without any, a random one of this process."""
+    return hashlib.blake2b(b"".join(keys) or os.urandom(32), digest_size=32, person=b"prompt_blocks").digest()
 
 
 def blocks(tokens: Sequence[int], salt: bytes) -> str:

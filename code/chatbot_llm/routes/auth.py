@@ -5,9 +5,9 @@ a call through the HTTP trigger from one of the platform's own. Anywhere else th
 routes answer to this machine or to a key, and never to a page of another origin: a browser sends what any page asks it.
 
 Keys are rotated without a gap: set `CHATBOT_API_KEYS=old,new`, move the callers, then set it to `new`.
+Each may be its digest instead (`sha256:<hex>`): to know a key again, the service needs no more.
 """
 
-import hashlib
 import hmac
 import ipaddress
 from urllib.parse import urlsplit
@@ -16,6 +16,7 @@ from flask import Request
 
 from chatbot_llm.errors import ApiError
 from chatbot_llm.settings import Settings, on_function_compute
+from chatbot_llm.settings import digest as _digest
 
 #: What FC writes into `x-fc-control-path` for a call through the HTTP trigger or a custom domain (fc-docs 04/079).
 HTTP_INVOKE = "/http-invoke"
@@ -67,7 +68,7 @@ def check(request: Request, settings: Settings) -> None:
             return
     if settings.keys and not known:
         raise ApiError(
-            "a valid API key is needed: send `Authorization: Bearer KEY` or `api-key: KEY`",
+            "a valid API key is needed: send `Authorization: Bearer KEY`, `x-api-key: KEY` or `api-key: KEY`",
             status=401,
             code="invalid_api_key",
         )
@@ -111,17 +112,13 @@ def _presented(request: Request) -> str:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token:
         return token.strip()
-    return request.headers.get("api-key", "").strip()
+    return (request.headers.get("api-key") or request.headers.get("x-api-key", "")).strip()
 
 
-def _known(presented: str, keys: tuple[str, ...]) -> bool:
-    """Compare digests with every key in constant time, so that no prefix, length or position leaks."""
+def _known(presented: str, digests: tuple[bytes, ...]) -> bool:
+    """Compare its digest with every key's in constant time, so that no prefix, length or position leaks."""
     given = _digest(presented)
     found = False
-    for key in keys:
-        found |= hmac.compare_digest(given, _digest(key))
+    for known in digests:
+        found |= hmac.compare_digest(given, known)
     return found
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

@@ -11,7 +11,10 @@ from chatbot_llm.errors import BadRequest
 
 
 class Field(NamedTuple):
-    """`use` is obeyed, harmless or refused; `why` is its reason or the way round; `neutral` values ask for nothing."""
+    """`use` is obeyed (by the engine), own (by this service), harmless or refused.
+
+    `why` is its reason or the way round; `neutral` values ask for nothing.
+    """
 
     use: str
     why: str = ""
@@ -19,6 +22,7 @@ class Field(NamedTuple):
 
 
 OBEYED = Field("obeyed")
+OWN = Field("own")
 
 
 def _harmless(why: str) -> Field:
@@ -81,6 +85,7 @@ _SAMPLING = {
 }
 _TEMPLATE = {
     **_obeyed("messages tools add_generation_prompt continue_final_message add_special_tokens chat_template_kwargs"),
+    **dict.fromkeys(("documents", "documents_policy", "documents_instruction"), OWN),
     "chat_template": _refused("a template is a program; the model's own is used"),
 }
 
@@ -96,8 +101,7 @@ CHAT: Mapping[str, Field] = {
     "modalities": _refused("only text is served", ["text"]),
     "audio": _refused("only text is served"),
     "verbosity": _refused("say in a message how long the answer shall be", "medium"),
-    "web_search_options": _refused("nothing is fetched here: put what was found into a message"),
-    "documents": _refused("the chat template would drop them: put the passages into a message", []),
+    "web_search_options": _refused("nothing is fetched here: send what was found as documents"),
     "functions": _refused('send them as tools: [{"type": "function", "function": {...}}]', []),
     "function_call": _refused("send tool_choice"),
 }
@@ -115,6 +119,70 @@ TOKENIZE: Mapping[str, Field] = {
 }
 DETOKENIZE: Mapping[str, Field] = _obeyed("model tokens")
 
+_STATELESS = "nothing is stored here: send the whole conversation each time"
+_FETCHED = "nothing is fetched here: put what was found into the conversation"
+
+RESPONSES: Mapping[str, Field] = {
+    **{name: field for name, field in _SAMPLING.items() if field.use != "obeyed"},
+    **_obeyed(
+        "model input instructions stream max_output_tokens temperature top_p top_k min_p seed stop stop_token_ids "
+        "tools tool_choice parallel_tool_calls text structured_outputs include top_logprobs metadata presence_penalty "
+        "frequency_penalty repetition_penalty logit_bias skip_special_tokens include_stop_str_in_output ignore_eos "
+        "include_reasoning cache_salt chat_template_kwargs"
+    ),
+    **dict.fromkeys(("documents", "documents_policy", "documents_instruction"), OWN),
+    "reasoning": _harmless("its effort goes to the chat template, which obeys it where the model knows how to think"),
+    "max_tool_calls": _harmless("bounds hosted tools, of which there are none"),
+    "store": _harmless("nothing is stored here, and the answer says so: `store` is false in it"),
+    "truncation": _refused("what is too long is refused; leave out the oldest turns", "disabled"),
+    "stream_options": _refused("nothing is padded here, and usage always comes", {}, {"include_obfuscation": False}),
+    "previous_response_id": _refused(_STATELESS),
+    "conversation": _refused(_STATELESS),
+    "context_management": _refused(_STATELESS, []),
+    "background": _refused("nothing goes on after its request: stream, or wait for the answer", False),
+    "background_options": _refused("nothing goes on after its request: stream, or wait for the answer"),
+    "prompt": _refused("templates are not stored here: send the text as input and instructions"),
+    "previous_input_messages": _refused(_STATELESS, []),
+    "enable_response_messages": _refused("raw prompts are not sent back; POST /tokenize shows their tokens", False),
+    "image": _refused("only text is served"),
+    "max_tokens": _refused("send max_output_tokens"),
+    "max_completion_tokens": _refused("send max_output_tokens"),
+    "messages": _refused("send them as input"),
+    "response_format": _refused('send it as text: {"format": {...}}'),
+    "access_programs": _refused("it names programs of a vendor's; leave it out"),
+}
+MESSAGES: Mapping[str, Field] = {
+    **_obeyed(
+        "model messages system max_tokens stop_sequences stream temperature top_p top_k tools tool_choice thinking "
+        "output_config cache_salt chat_template_kwargs"
+    ),
+    **{
+        name: field
+        for name, field in _SAMPLING.items()
+        if name.startswith(("mm_", "return_mm", "kv_", "ec_", "vllm_", "watermark"))
+        or name in ("metadata", "service_tier")
+    },
+    **dict.fromkeys(("documents_policy", "documents_instruction"), OWN),
+    "documents": _refused("send them as blocks of type document, in a message"),
+    "cache_control": _harmless("the prefix cache finds equal beginnings by itself"),
+    "inference_geo": _harmless("there is one place here"),
+    "anthropic_version": _harmless("says which form of the protocol is meant; there is one"),
+    "anthropic_beta": _harmless("says which form of the protocol is meant; there is one"),
+    "speed": _harmless(_SPEED),
+    "container": _refused("no code is run here; offer a tool and run it yourself"),
+    "mcp_servers": _refused(_FETCHED, []),
+    "context_management": _refused(_STATELESS, {}),
+    **dict.fromkeys(("output_format", "response_format"), _refused('send it as output_config: {"format": {...}}')),
+    "stop": _refused("send stop_sequences"),
+    "max_completion_tokens": _refused("send max_tokens"),
+}
+
+
+_COUNTED = (
+    "model messages documents_policy documents_instruction system tools tool_choice thinking output_config "
+    "chat_template_kwargs"
+).split()
+
 #: By the kind of a request. /tokenize counts what a chat would use: it takes a chat's other fields and needs none.
 PROTOCOLS: Mapping[str, Mapping[str, Field]] = {
     "chat": CHAT,
@@ -125,6 +193,12 @@ PROTOCOLS: Mapping[str, Mapping[str, Field]] = {
         **TOKENIZE,
     },
     "detokenize": DETOKENIZE,
+    "responses": RESPONSES,
+    "messages": MESSAGES,
+    "count": {
+        name: field if field.use == "refused" or name in _COUNTED else _harmless("does not change what is counted")
+        for name, field in MESSAGES.items()
+    },
 }
 #: The same for objects inside a request, by their place.
 INSIDE: Mapping[str, Mapping[str, Field]] = {
@@ -136,6 +210,11 @@ INSIDE: Mapping[str, Mapping[str, Field]] = {
         **_obeyed("type json_schema format structures triggers"),
         "schema": _refused('send {"type": "json_schema", "json_schema": {"name": "...", "schema": {...}}}'),
     },
+    "text": {
+        **_obeyed("format"),
+        "verbosity": _refused("say in the instructions how long the answer shall be", "medium"),
+    },
+    "output_config": _obeyed("format effort"),
     "response_format.json_schema": _obeyed("name description schema strict"),
     "structured_outputs": {
         **_obeyed("json regex choice grammar json_object structural_tag"),
@@ -167,10 +246,14 @@ def table() -> str:
     """What becomes of every field, as a Markdown table (code/README.md)."""
     rows = ["| field | | why, or what to do instead |", "|---|---|---|"]
     merged = {**DETOKENIZE, **TOKENIZE, **COMPLETION, **CHAT}
+    shown = [(f"`{name}`", field) for name, field in merged.items()]
+    for protocol, known in (("Responses", RESPONSES), ("Messages", MESSAGES)):
+        own = {name: field for name, field in known.items() if merged.get(name) != field}
+        shown += [(f"`{name}` ({protocol})", field) for name, field in own.items()]
     for use in ("harmless", "refused"):
         reasons: dict[str, list[str]] = {}
-        for name, field in merged.items():
+        for name, field in shown:
             if field.use == use:
-                reasons.setdefault(field.why, []).append(f"`{name}`")
+                reasons.setdefault(field.why, []).append(name)
         rows += [f"| {', '.join(names)} | {use} | {why} |" for why, names in reasons.items()]
     return "\n".join(rows)

@@ -6,6 +6,8 @@ an event, as nobody could read a stream there. Accepted events:
 
     {"messages": [...], ...}                     what POST /chat takes
     {"prompt": "...", ...}                       what POST /generate takes
+    {"input": ..., ...}                          what POST /v1/responses takes
+    {"messages": [...], "system": ..., ...}      what POST /v1/messages takes, told by a field that no chat has
     {"path": "/v1/models", "method": "GET", "headers": {...}, "body": ...}      any HTTP request;
         also "httpMethod" or FC's "rawPath" + "requestContext"; "body" is a string, an object,
         or base64 with "isBase64Encoded": true
@@ -20,6 +22,7 @@ from typing import Any
 from flask import Blueprint, Flask, Response, request
 from werkzeug.test import EnvironBuilder
 
+from chatbot_llm.engine.protocols import PROTOCOLS
 from chatbot_llm.errors import BadRequest
 from chatbot_llm.routes import validation
 from chatbot_llm.routes.auth import EVENT
@@ -27,7 +30,7 @@ from chatbot_llm.routes.auth import EVENT
 HINT = (
     "this event is not one this function understands; send "
     '{"messages": [{"role": "user", "content": "Hello"}]} for a chat, '
-    '{"prompt": "Hello", "max_tokens": 16} for a raw completion, or '
+    '{"prompt": "Hello", "max_tokens": 16} for a raw completion, {"input": "Hello"} for a response, or '
     '{"path": "/v1/models", "method": "GET"} for any other route'
 )
 _METHODS = ("GET", "POST", "HEAD", "OPTIONS")
@@ -74,10 +77,9 @@ def read_event(raw: bytes) -> tuple[str, str, dict[str, str], bytes]:
     if not raw.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
         raise BadRequest(HINT, code="unknown_event")  # the console's `hello world`, a bare string, nothing at all
     event = validation.read_json(raw)
-    if "messages" in event:
-        return "POST", "/chat", {"content-type": "application/json"}, raw
-    if "prompt" in event:
-        return "POST", "/generate", {"content-type": "application/json"}, raw
+    for protocol in PROTOCOLS.values():
+        if protocol.claims(event):
+            return "POST", protocol.paths[0], {"content-type": "application/json"}, raw
     context = event.get("requestContext")
     http = context.get("http") if isinstance(context, dict) else None
     http = http if isinstance(http, dict) else {}

@@ -1,4 +1,4 @@
-"""The OpenAI surface: /chat, /generate, /v1/*. Turns HTTP into a request to the engine, and its answer into HTTP."""
+"""The OpenAI surface: /chat, /generate, /v1/*; and, for every protocol, how HTTP becomes a request to the engine."""
 
 import json
 import time
@@ -7,9 +7,11 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from chatbot_llm import __version__
-from chatbot_llm.engine.base import EngineRequest, Kind
+from chatbot_llm.engine.protocols import PROTOCOLS
+from chatbot_llm.engine.protocols.base import EngineRequest
 from chatbot_llm.errors import ApiError, BadRequest
 from chatbot_llm.observability import logs
+from chatbot_llm.rag import forms
 from chatbot_llm.routes import auth, validation
 from chatbot_llm.routes import generate as generation
 from chatbot_llm.routes.deferred import Deferred, Streamed
@@ -32,27 +34,27 @@ def blueprint(service: Service) -> Blueprint:
     @api.post("/v1/chat/completions")
     def chat() -> Response:
         """OpenAI chat completions."""
-        return _run(service, "chat")
+        return run(service, "chat")
 
     @api.post("/v1/completions")
     def completions() -> Response:
         """OpenAI completions."""
-        return _run(service, "completion")
+        return run(service, "completion")
 
     @api.post("/generate")
     def generate() -> Response:
         """Raw completion: the OpenAI completion object plus the list `text`."""
-        return _run(service, "completion", with_text=True)
+        return run(service, "completion", with_text=True)
 
     @api.post("/tokenize")
     def tokenize() -> Response:
         """Token ids and count of a prompt or of messages."""
-        return _run(service, "tokenize")
+        return run(service, "tokenize")
 
     @api.post("/detokenize")
     def detokenize() -> Response:
         """The text of token ids."""
-        return _run(service, "detokenize")
+        return run(service, "detokenize")
 
     @api.get("/v1/models")
     def models() -> Response:
@@ -79,8 +81,8 @@ def blueprint(service: Service) -> Blueprint:
     return api
 
 
-def _run(service: Service, kind: Kind, with_text: bool = False) -> Response:
-    """Judge the body and leave the rest to the loop. Raises ApiError."""
+def run(service: Service, kind: str, with_text: bool = False) -> Response:
+    """Judge the body of a request in the protocol `kind` and leave the rest to the loop. Raises ApiError."""
     arrived = time.monotonic()
     body = _body()
     validation.check(kind, body, service.settings)
@@ -94,7 +96,7 @@ def _run(service: Service, kind: Kind, with_text: bool = False) -> Response:
     one = Request(
         service,
         EngineRequest(
-            kind,
+            PROTOCOLS[kind],
             body,
             request_id=logs.clean_id(request.headers.get("x-request-id")),
             trace={name: text for name in _TRACE_HEADERS if (text := logs.clean_trace(request.headers.get(name)))},
@@ -103,6 +105,7 @@ def _run(service: Service, kind: Kind, with_text: bool = False) -> Response:
         arrived=arrived,
         limit_s=_deadline(service.settings.deadline_s),
         platform={name: value for name, value in platform.items() if value},
+        documents=forms.read(kind, body),
     )
     prompts: list[str] = []
     if with_text:

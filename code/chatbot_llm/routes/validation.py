@@ -12,6 +12,8 @@ from typing import Any
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map
 
+from chatbot_llm.engine.protocols import PROTOCOLS
+from chatbot_llm.engine.protocols.base import Protocol
 from chatbot_llm.errors import BadRequest
 from chatbot_llm.routes import fields, structures
 from chatbot_llm.settings import Settings
@@ -38,13 +40,16 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 _SHAPES: dict[str, type] = {
     "messages": list,
     "tools": list,
+    "documents": list,
     "response_format": dict,
     "structured_outputs": dict,
     "stream_options": dict,
     "chat_template_kwargs": dict,
+    "text": dict,
+    "output_config": dict,
 }
 #: Fields that hold schemas; their numbers may be as large as JSON's.
-_SCHEMAS = ("tools", "response_format", "structured_outputs")
+_SCHEMAS = ("tools", "response_format", "structured_outputs", "text", "output_config")
 _TEXT_PARTS = ("text", "refusal", "thinking", "input_text", "output_text")
 _MEDIA = ("image", "audio", "video", "url", "embeds", "file")
 
@@ -78,25 +83,43 @@ def read_json(raw: bytes) -> dict[str, Any]:
 
 
 def check(kind: str, body: dict[str, Any], settings: Settings) -> None:
-    """Refuse what this service will not do; `kind` is a name in `fields.PROTOCOLS`. Raises BadRequest.
+    """Refuse what this service will not do; `kind` is a protocol's. Raises BadRequest, in that protocol's words.
 
     Takes out of the body what is null, which asks for nothing, and makes whole numbers of such as 2.0.
     """
+    protocol = PROTOCOLS[kind]
+    _own(protocol, body, settings)
+    view = protocol.as_chat(body)
+    try:
+        _as_chat(view, settings)
+    except BadRequest as error:
+        raise protocol.in_words(error) from None
+
+
+def _own(protocol: Protocol, body: dict[str, Any], settings: Settings) -> None:
+    """What is judged of the body as it is: its size, its fields and their form."""
     for name in [name for name, value in body.items() if value is None]:
         del body[name]
     if (length := measure(body)) > settings.max_prompt_chars:
         raise BadRequest(
             f"the text has {length} characters; at most {settings.max_prompt_chars} are accepted",
-            param="messages" if "messages" in body else "prompt",
+            param="messages" if "messages" in body else protocol.prompt,
             code="context_length_exceeded",
         )
     if not isinstance(body.get("model", ""), str):
         raise BadRequest("model: must be a string", param="model")
+    known = fields.PROTOCOLS[protocol.kind]
+    fields.check(body, {**known, "script": fields.OBEYED} if settings.engine == "scripted" else known)
     for name, shape in _SHAPES.items():
         if not isinstance(body.get(name, shape()), shape):
             raise BadRequest(f"{name}: must be {'a list' if shape is list else 'an object'}", param=name)
-    known = fields.PROTOCOLS[kind]
-    fields.check(body, {**known, "script": fields.OBEYED} if settings.engine == "scripted" else known)
+    for name in ("stream_options", "text", "output_config"):
+        if name in body:
+            fields.check(body[name], fields.INSIDE[name], name)
+
+
+def _as_chat(body: dict[str, Any], settings: Settings) -> None:
+    """What is judged in a chat's words, whatever the protocol: limits, roles, parts, and what must be obeyed."""
     for name in ("max_tokens", "max_completion_tokens", "min_tokens"):
         _at_most(body, name, settings.max_tokens_cap)
     _at_most(body, "n", settings.max_choices)
@@ -112,8 +135,6 @@ def check(kind: str, body: dict[str, Any], settings: Settings) -> None:
     prompt = body.get("prompt")
     if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) and len(prompt) > settings.max_choices:
         raise BadRequest(f"prompt: at most {settings.max_choices} prompts in one request", param="prompt")
-    if "stream_options" in body:
-        fields.check(body["stream_options"], fields.INSIDE["stream_options"], "stream_options")
     _messages(body.get("messages", ()))
     structures.check(body, settings)
 
@@ -188,7 +209,7 @@ def _part(part: Any, place: str) -> None:
     # vLLM also takes a part without a type, by the name of its field.
     if part.get("type", "text") not in _TEXT_PARTS or any(word in key for key in part for word in _MEDIA):
         raise BadRequest(f"{place}: only parts of type text are accepted", param=place)
-    if part.get("type") == "text" and not isinstance(part.get("text"), str):
+    if part.get("type") in ("text", "input_text", "output_text") and not isinstance(part.get("text"), str):
         raise BadRequest(f"{place}.text: must be a string", param=f"{place}.text")
 
 
@@ -214,8 +235,11 @@ def _past_calls(calls: Any, place: str) -> None:
 
 def missing(method: str, path: str, routes: Map) -> str:
     """What a caller is told about a path that is no route: most have forgotten the /v1 of their base URL."""
+    told = f"there is no route {method} {path[:200]}"
+    must = "not end" if path.startswith("/v1/v1/") else "end"  # Anthropic's clients write the /v1 themselves
+    other = path.removeprefix("/v1") if must == "not end" else f"/v1{path}"
     try:
-        routes.bind("").match(f"/v1{path}", method)
+        routes.bind("").match(other, method)
     except HTTPException:
-        return f"there is no route {method} {path[:200]}"
-    return f"there is no route {method} {path[:200]}, but there is /v1{path[:200]}: the base URL must end in /v1"
+        return told
+    return f"{told}, but there is {other[:200]}: the base URL must {must} in /v1"

@@ -22,7 +22,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from chatbot_llm.errors import envelope
+from chatbot_llm.engine.protocols import of_path
+from chatbot_llm.errors import ApiError
 from chatbot_llm.server.door import LINGER_S, Door
 from chatbot_llm.settings import Settings
 
@@ -208,7 +209,8 @@ class Connection(HttpToolsProtocol):
         """Read no more, and answer so once all answers are out that are due before; then close."""
         log.info("refused what a client sent: %s", text)
         self._deaf = True
-        body = json.dumps(envelope(status, text)).encode()
+        path = getattr(self, "url", b"").partition(b"?")[0].decode("latin-1")
+        body = json.dumps(of_path(path).envelope(ApiError(text, status=status))).encode()
         head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
         self._last_answer = f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
         if self._reading is Use.BODY:  # this is the answer to a request that has begun, and its only one

@@ -9,12 +9,14 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 
-from chatbot_llm.engine.base import EngineRequest, State
+from chatbot_llm.engine.base import State
+from chatbot_llm.engine.protocols.base import EngineRequest
 from chatbot_llm.errors import ApiError, Unavailable
 from chatbot_llm.observability import tracing
+from chatbot_llm.rag import answering
+from chatbot_llm.rag.documents import Documents
 from chatbot_llm.serving.admission import Cause
 from chatbot_llm.serving.service import GRACE_S, Service
-from chatbot_llm.sse import error_event
 
 log = logging.getLogger("chatbot_llm.request")
 
@@ -22,11 +24,11 @@ log = logging.getLogger("chatbot_llm.request")
 CLIENT_GONE = 499
 #: Seconds between two tries to cut a request short: before its prompt is rendered the engine does not know it.
 CUT_AGAIN_S = 0.1
-_LAST = b"data: [DONE]\n\n"
 
 
 class Request:
-    """One request. `route` names it in the log; `platform` holds what Function Compute said of it.
+    """One request. `route` names it in the log; `platform` holds what Function Compute said of it,
+    `documents` what its answer is to rest on.
 
     Times are seconds on the clock of `time.monotonic`, frozen time left out.
     """
@@ -40,6 +42,7 @@ class Request:
         arrived: float,
         limit_s: float,
         platform: dict[str, str],
+        documents: Documents | None = None,
     ) -> None:
         self.engine_request = engine_request
         self.arrived = arrived
@@ -50,6 +53,7 @@ class Request:
         self._service = service
         self._route = route
         self._platform = platform
+        self._documents = documents
         self._task: asyncio.Task[object] | None = None
         self._cutting: asyncio.Task[None] | None = None
         self._span = tracing.Span(route, engine_request.trace, time.monotonic() - arrived)
@@ -90,7 +94,10 @@ class Request:
         self._running = self._service.admission.counts()[0]
         if request.prepared is None:
             engine.prepare(request)
-        answer = await engine.answer(request)
+        if self._documents is None:
+            answer = await engine.answer(request)
+        else:
+            answer = await answering.answer(engine, request, self._documents)
         if isinstance(answer, bytes):
             self.close(self.cause or "ok")
             return answer
@@ -100,6 +107,7 @@ class Request:
         return stream
 
     def _refused(self, error: ApiError) -> ApiError:
+        error = self.engine_request.protocol.in_words(error)
         self.close(error.code or str(error.status))
         return error
 
@@ -248,7 +256,7 @@ class Stream:
         event, self._first = self._first, None
         if event is None:
             event = await self._next()
-        self._ended = event.endswith(_LAST)
+        self._ended = self.request.engine_request.protocol.ends(event)
         return event if self.change is None else self.change(event)
 
     async def _next(self) -> bytes:
@@ -263,7 +271,8 @@ class Stream:
         except StopAsyncIteration:
             error = ApiError("the engine ended the answer without its last event", code="engine_error")
         self._failed = True
-        return error_event(error.envelope())
+        request = self.request.engine_request
+        return request.protocol.failure(request, request.protocol.in_words(error))
 
     async def aclose(self) -> None:
         request = self.request

@@ -134,3 +134,13 @@ def test_an_alias_that_answers_badly_fails_the_deployment(connected: FakeFC, s: 
     with ServiceDouble("degenerate") as bad:
         connected.state.services["1"] = bad.url
         assert main(["deploy", *FAST]) == 1
+
+
+def test_a_smoke_test_without_a_key_that_fits_is_refused_before_anything_is_deployed(
+    connected: FakeFC, s: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CHATBOT_API_KEYS", "sha256:" + "0" * 64)
+    assert main(["deploy", *FAST]) == 2
+    monkeypatch.setenv("CHATBOT_API_KEY", "a-key-that-is-not-known")
+    assert main(["deploy", *FAST]) == 2
+    assert s["runs"] == [] and "a-key-that" not in capsys.readouterr().err

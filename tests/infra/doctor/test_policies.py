@@ -29,7 +29,7 @@ def actions(document: dict[str, Any]) -> set[str]:
 
 
 def test_the_doctor_finds_nothing_in_the_policies() -> None:
-    assert len(POLICIES) == 5
+    assert len(POLICIES) == 6
     assert check_ram() == []
 
 
@@ -40,7 +40,7 @@ def test_a_policy_has_the_shape_ram_asks_for(file: Path) -> None:
     for statement in document["Statement"]:
         assert statement["Effect"] == "Allow"
         assert "Resource" in statement or "Principal" in statement
-        assert all(re.fullmatch(r"(fc|ram|cr|sts):[A-Z]\w+", action) for action in actions(document))
+        assert all(re.fullmatch(r"(fc|ram|cr|sts|log):[A-Z]\w+", action) for action in actions(document))
 
 
 @pytest.mark.parametrize("file", POLICIES, ids=lambda file: file.name)

@@ -12,6 +12,7 @@ from infra.doctor.rules import check
 from infra.fc import quotas
 
 Props = dict[str, Any]
+DIGEST = "sha256:" + "a" * 64
 
 
 def found(props: Props, level: str = "error", env: dict[str, str] | None = None) -> list[str]:
@@ -174,6 +175,19 @@ def test_an_image_of_another_region_is_an_error(props: Props) -> None:
     assert found(put(props, path, "registry.cn-beijing.aliyuncs.com/example/chatbot-llm:v1.2.3")) == [path]
 
 
+PERSONAL = (
+    "crpi-0cn-shanghai1.cn-hangzhou.personal.cr.aliyuncs.com",
+    "crpi-abc1-vpc.cn-hangzhou.personal.cr.aliyuncs.com",
+)
+
+
+@pytest.mark.parametrize("host", [*PERSONAL, "team-registry.cn-hangzhou.cr.aliyuncs.com"])
+def test_hosts_of_personal_and_enterprise_registries_belong_to_their_region(props: Props, host: str) -> None:
+    path = "customContainerConfig.image"
+    assert check(put(props, path, f"{host}/example/chatbot-llm:v1.2.3"), {}) == []
+    assert found(put(props, "region", "cn-shanghai")) == [path]
+
+
 def test_an_image_from_another_registry_is_a_warning(props: Props) -> None:
     path = "customContainerConfig.image"
     assert found(put(props, path, "docker.io/example/chatbot-llm:v1.2.3"), "warning") == [path]
@@ -219,9 +233,22 @@ def test_an_open_door_is_a_warning_and_a_key_closes_it(props: Props) -> None:
     assert found(put(props, path, ""), "warning") == [path]
 
 
-def test_a_key_the_service_would_refuse_is_an_error_and_is_not_printed(props: Props) -> None:
-    (finding,) = check(put(props, "environmentVariables.CHATBOT_API_KEYS", "hunter2"), {})
-    assert finding.level == "error" and "hunter2" not in str(finding)
+@pytest.mark.parametrize(
+    "plain", ["hunter2", "a-key-long-enough-for-the-service", f"{DIGEST}, one-more-key-in-plain-text"]
+)
+def test_a_key_that_s_would_print_is_an_error_and_is_not_printed(props: Props, plain: str) -> None:
+    (finding,) = check(put(props, "environmentVariables.CHATBOT_API_KEYS", plain), {})
+    assert finding.level == "error" and plain.split()[-1] not in str(finding)
+
+
+def test_digests_are_fine(props: Props) -> None:
+    assert check(put(props, "environmentVariables.CHATBOT_API_KEYS", f"{DIGEST}, {DIGEST}"), {}) == []
+
+
+def test_keys_that_an_s_by_hand_would_leave_behind_are_an_error(props: Props) -> None:
+    keys = {"CHATBOT_API_KEYS": "a-key-long-enough"}
+    assert found(props, env=keys) == ["CHATBOT_API_KEYS"]
+    assert found(props, env=keys | {"DEPLOY_KEY_DIGESTS": DIGEST}) == []
 
 
 def test_a_role_with_capitals_is_an_error(props: Props) -> None:
@@ -284,8 +311,7 @@ def test_nothing_at_all_is_many_findings_and_no_traceback() -> None:
         ("provisionConfig.defaultTarget", 10_001),
         ("endpoint", "http://127.0.0.1:18099"),
         ("sessionAffinity", "MCP_SSE"),
-        ("environmentVariables.CHATBOT_API_KEYS", "a-key-long-enough\nanother-key-long-enough"),
-        ("environmentVariables.CHATBOT_API_KEYS", "a-key-long-enough,under-16-chars"),
+        ("environmentVariables.CHATBOT_API_KEYS", f"{DIGEST}\n{DIGEST}"),
     ],
 )
 def test_what_would_be_deployed_without_a_word_is_found(props: Props, path: str, value: object) -> None:

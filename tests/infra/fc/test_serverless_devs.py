@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 import pytest
 
 from infra import ROOT
-from infra.fc import serverless_devs
+from infra.errors import WrongUsage
+from infra.fc import keys, serverless_devs
 from infra.fc.serverless_devs import CredentialIncomplete, ToolMissing
 
 STUB = ROOT / "tests" / "support" / "fc3_double"
@@ -33,8 +33,8 @@ class Deployment:
     wrote: Path
     dialled: Path
 
-    def run(self, **changes: str) -> int:
-        return serverless_devs.run(["deploy", "-y", "--skip-push"], {**self.env, **changes})
+    def run(self, *more: str, **changes: str) -> int:
+        return serverless_devs.run(["deploy", "-y", "--skip-push", *more], {**self.env, **changes})
 
     @property
     def seen(self) -> dict[str, Any]:
@@ -44,11 +44,6 @@ class Deployment:
 
 @pytest.fixture
 def deploy(s_command: str, deployment: dict[str, str], tmp_path: Path) -> Deployment:
-    # `s` always asks for fc3-domain too; found here it is not fetched.
-    domain = tmp_path / ".s" / "components" / "devsapp.cn" / "v3" / "fc3-domain"
-    domain.mkdir(parents=True)
-    shutil.copy(STUB / "fc3-domain.js", domain / "index.js")
-    (domain / ".s.lock").write_text("{}", encoding="utf-8")
     wrote, dialled = tmp_path / "wrote.json", tmp_path / "dialled"
     env = {
         **deployment,
@@ -60,7 +55,6 @@ def deploy(s_command: str, deployment: dict[str, str], tmp_path: Path) -> Deploy
         "STUB_WROTE": str(wrote),
         "DIALLED": str(dialled),
         "NODE_OPTIONS": f"--require {STUB / 'no_network.js'}",
-        "serverless_devs_config_home": str(tmp_path),
     }
     return Deployment(env, wrote, dialled)
 
@@ -80,6 +74,41 @@ def test_the_security_token_of_a_role_reaches_the_component(deploy: Deployment) 
     }
 
 
+ONE, TWO = "first-key-of-this-test", "second-key-of-this-test"
+
+
+def kept(deploy: Deployment, capfd: pytest.CaptureFixture[str]) -> str:
+    """All that `s` has said, and all that lies in its home afterwards: logs, caches, what the component was given."""
+    files = [file for file in deploy.wrote.parent.rglob("*") if file.is_file()]
+    assert any(file.parent.name == "logs" or file.parent.parent.name == "logs" for file in files), files
+    return "".join([*capfd.readouterr(), *(file.read_text(encoding="utf-8", errors="replace") for file in files)])
+
+
+def test_a_plain_key_reaches_neither_what_s_prints_nor_what_it_keeps(
+    deploy: Deployment, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert deploy.run(CHATBOT_API_KEYS=f"{ONE}, {TWO}", CHATBOT_API_KEY=ONE, DEPLOY_KEY_DIGESTS="") == 0
+    assert deploy.seen["props"]["environmentVariables"]["CHATBOT_API_KEYS"] == keys.digests(f"{ONE},{TWO}")
+    found = kept(deploy, capfd)
+    assert keys.digest(TWO) in found, "the double prints the variables, as fc3 does"
+    assert ONE not in found and TWO not in found
+
+
+def test_a_plain_key_that_was_handed_to_s_is_refused_and_seen(
+    deploy: Deployment, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Guards the test above, and shows why s.yaml does not read CHATBOT_API_KEYS: `s plan` has no hook, either."""
+    assert deploy.run(DEPLOY_KEY_DIGESTS=ONE) != 0
+    assert not deploy.wrote.exists() and ONE not in kept(deploy, capfd)
+    assert deploy.run("--skip-actions", DEPLOY_KEY_DIGESTS=ONE) == 0
+    assert ONE in kept(deploy, capfd)
+
+
+def test_a_key_too_short_ends_a_deployment_before_s_begins(deploy: Deployment) -> None:
+    with pytest.raises(WrongUsage, match="under 16 characters"):
+        deploy.run(CHATBOT_API_KEYS="short")
+
+
 def test_the_plain_four_left_in_the_environment_do_not_win(deploy: Deployment) -> None:
     assert deploy.run(AccountID="2", AccessKeyID="other", AccessKeySecret="other", SecurityToken="other") == 0
     assert deploy.seen["credential"]["AccountID"] == "1000"
@@ -97,6 +126,17 @@ def test_the_doctor_runs_before_the_component_and_stops_a_wrong_deployment(
 def test_a_deployment_tells_nobody_about_itself(deploy: Deployment) -> None:
     assert deploy.run() == 0
     assert not deploy.dialled.exists(), deploy.dialled.read_text(encoding="utf-8")
+
+
+def test_s_has_a_home_of_its_own_closed_to_others_and_a_profile_is_found_there(deploy: Deployment) -> None:
+    person = deploy.wrote.parent
+    (person / ".s").mkdir()
+    (person / ".s" / "access.yaml").write_text("default: {}\n", encoding="utf-8")
+    assert deploy.run() == deploy.run() == 0
+    home = person / ".chatbot-llm"
+    assert home.stat().st_mode & 0o077 == 0
+    assert (home / ".s" / "access.yaml").read_text(encoding="utf-8") == "default: {}\n"
+    assert list((home / ".s").rglob("*.log")) and not list((person / ".s").rglob("*.log"))
 
 
 def test_an_s_that_dials_is_seen(deploy: Deployment) -> None:

@@ -22,8 +22,6 @@ from multiprocessing.context import SpawnContext, SpawnProcess, set_spawning_pop
 from multiprocessing.popen_spawn_posix import Popen
 from typing import Any
 
-from chatbot_llm.engine.patches import outline
-
 _HEADER = 8
 #: A second of imports by which vLLM's package makes torch compile faster; it expects that it may not be there
 #: (`vllm/env_override.py`, `_patch_inductor_fallback_allow_list`).
@@ -158,11 +156,7 @@ def uncollected() -> Any:
 
 
 def import_package(name: str) -> None:
-    """Import a package's `__init__`, where nothing will be compiled without what it imports for that alone.
-
-    What it imports of transformers does not read the sources of every model (outline.py).
-    """
-    outline.remember()
+    """Import a package's `__init__`, where nothing will be compiled without what it imports for that alone."""
     hidden = os.environ.get("TORCHDYNAMO_DISABLE") == "1" and _COMPILER not in sys.modules
     if hidden:
         sys.modules[_COMPILER] = None  # type: ignore[assignment]

@@ -1,0 +1,269 @@
+"""Anthropic's Messages, and its counting of tokens. vLLM makes a chat of a request and a message of the answer."""
+
+import contextlib
+import json
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+from chatbot_llm.engine.protocols.base import EngineRequest, Protocol
+from chatbot_llm.errors import ApiError, BadRequest
+from chatbot_llm.sse import framed
+
+#: Fields that a chat has under another name, or not at all.
+_OWN = ("system", "stop_sequences", "tools", "tool_choice", "output_config", "thinking")
+#: Fields that no chat of OpenAI's has: an event that holds one is Anthropic's.
+_MARKS = ("system", "stop_sequences", "thinking", "output_config", "anthropic_version", "anthropic_beta")
+_BLOCKS = ("tool_use", "tool_result", "thinking", "redacted_thinking")
+#: HTTP status -> type of an error (Anthropic's documentation, "Errors"); the rest by its hundreds.
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+class Messages(Protocol):
+    kind = "messages"
+    paths: tuple[str, ...] = ("/v1/messages",)
+    serving = "openai_serving_chat.create_chat_completion"
+    dump: Mapping[str, Any] = {"exclude_none": True}
+    finish = "event: message_delta\n"
+    last = (b"event: message_stop\n", b"event: error\n")
+    words = (
+        (r"(tools\[\d+\])\.function\.parameters\b", r"\1.input_schema"),
+        (r"(tools\[\d+\])\.function\b", r"\1"),
+        (r"\bresponse_format(\.json_schema)?\b", "output_config.format"),
+        (r"\bmax_completion_tokens\b", "max_tokens"),
+        (r"\bstop\b(?=: at most|$)", "stop_sequences"),
+    )
+
+    # asking
+
+    def owns(self, path: str) -> bool:
+        return path in self.paths or path.startswith(f"{self.paths[0]}/")
+
+    def claims(self, event: Mapping[str, Any]) -> bool:
+        said, tools = event.get("messages"), event.get("tools")
+        blocks = [block for message in _dicts(said) for block in _dicts(message.get("content"))]
+        return isinstance(said, list) and (
+            any(name in event for name in _MARKS)
+            or any("input_schema" in tool for tool in _dicts(tools))
+            or any(block.get("type") in (*_BLOCKS, "document") for block in blocks)
+        )
+
+    def model(self, body: Mapping[str, Any]) -> str:
+        return "vllm.entrypoints.anthropic.protocol:AnthropicMessagesRequest"
+
+    def as_chat(self, body: dict[str, Any]) -> dict[str, Any]:
+        if not body.get("messages"):
+            raise _wrong("messages", "must be a list with at least one message")
+        view = {name: value for name, value in body.items() if name not in _OWN}
+        view["messages"] = [_message(message, f"messages[{at}]") for at, message in enumerate(body["messages"])]
+        for at, block in enumerate(_blocks(body.get("system", ""), "system")):
+            _text(block, f"system[{at}]")
+        if "stop_sequences" in body:
+            view["stop"] = body["stop_sequences"]
+        if (tools := body.get("tools")) is not None:
+            view["tools"] = [_tool(tool, f"tools[{at}]") for at, tool in enumerate(tools)]
+        choice = body.get("tool_choice", {})
+        if not isinstance(choice, dict):
+            raise _wrong("tool_choice", "must be an object with a type: auto, any, tool or none")
+        view["tool_choice"] = choice.get("type", "auto")
+        wanted = body.get("output_config", {}).get("format")
+        if isinstance(wanted, dict):
+            rest = {name: value for name, value in wanted.items() if name != "type"}
+            view["response_format"] = {"type": wanted.get("type"), "json_schema": {"name": "answer", **rest}}
+        elif wanted is not None:
+            raise _wrong("output_config.format", "must be an object")
+        return view
+
+    def asked(self, request: EngineRequest, model: str) -> dict[str, Any]:
+        return {**request.body, "model": request.body.get("model") or model}
+
+    def adopted(self, parsed: Any, serving: Any, body: Mapping[str, Any]) -> Any:
+        maker = serving.anthropic_serving_messages
+        chat = maker.to_chat_completion_request(parsed, merge_inline_system=maker._merge_inline_system)
+        last = body["messages"][-1]
+        ends = [last["content"]] if isinstance(last["content"], str) else [b.get("text") for b in last["content"]]
+        if (
+            last["role"] == "assistant" and ends and ends[-1]
+        ):  # the beginning of the answer: the model goes on from there
+            return chat.model_copy(update={"add_generation_prompt": False, "continue_final_message": True})
+        return chat
+
+    def engine_ids(self, request: EngineRequest) -> list[str]:
+        return [f"chatcmpl-{request.id}"]
+
+    # answering
+
+    def rendered(self, answer: Any, serving: Any) -> Any:
+        for choice in answer.choices:  # a call cut amid its arguments is no object yet, and must not be run
+            calls = choice.message.tool_calls or []
+            choice.message.tool_calls = [call for call in calls if _is_object(call.function.arguments)]
+        return serving.anthropic_serving_messages.messages_full_converter(answer)
+
+    async def events(self, events: AsyncGenerator[str, None], serving: Any) -> AsyncGenerator[str, None]:
+        failed: list[Exception] = []
+
+        async def watched() -> AsyncGenerator[str, None]:
+            try:
+                async for event in events:
+                    yield event
+            except Exception as error:  # vLLM would make an event of it, in its own words
+                failed.append(error)
+                raise
+
+        source = watched()
+        made = serving.anthropic_serving_messages.message_stream_converter(source)
+        async with contextlib.aclosing(events), contextlib.aclosing(source), contextlib.aclosing(made):
+            async for event in made:
+                if event.startswith("event: error"):
+                    raise (
+                        failed[0]
+                        if failed
+                        else ApiError("the engine could not write this message", code="engine_error")
+                    )
+                yield event
+
+    def whole(self, request: EngineRequest, answer: str) -> str:
+        message = json.loads(answer)
+        message["id"] = f"msg_{request.id}"
+        message.setdefault("stop_sequence", None)
+        return json.dumps(message, ensure_ascii=False)
+
+    def reworded(self, request: EngineRequest, event: str) -> str:
+        if event.startswith("event: message_start"):
+            return event.replace(f'"id":"chatcmpl-{request.id}"', f'"id":"msg_{request.id}"', 1)
+        if request.cut and event.startswith("event: message_delta"):
+            data = json.loads(event[event.index("data: ") + 6 :])
+            # vLLM knows no reason for what was aborted, and calls an answer without a token a whole one.
+            if data["delta"].get("stop_reason") is None or not data["usage"]["output_tokens"]:
+                data["delta"]["stop_reason"] = "max_tokens"
+            return framed(data, "message_delta")
+        return event
+
+    # errors
+
+    def envelope(self, error: ApiError) -> dict[str, Any]:
+        kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
+        return {"type": "error", "error": {"type": kind, "message": error.message, **error.extra}}
+
+    def failure(self, request: EngineRequest, error: ApiError) -> bytes:
+        return framed(self.envelope(error), "error").encode()
+
+
+class Count(Messages):
+    """How many tokens a message would send."""
+
+    kind = "count"
+    paths = ("/v1/messages/count_tokens",)
+    serving = "anthropic_serving_messages.count_tokens"
+    generates = False
+
+    def claims(self, event: Mapping[str, Any]) -> bool:
+        return False
+
+    def model(self, body: Mapping[str, Any]) -> str:
+        return "vllm.entrypoints.anthropic.protocol:AnthropicCountTokensRequest"
+
+    def adopted(self, parsed: Any, serving: Any, body: Mapping[str, Any]) -> Any:
+        return parsed
+
+    def engine_ids(self, request: EngineRequest) -> list[str]:
+        return []
+
+    def rendered(self, answer: Any, serving: Any) -> Any:
+        return answer
+
+    def whole(self, request: EngineRequest, answer: str) -> str:
+        return answer
+
+
+def _message(message: Any, place: str) -> dict[str, Any]:
+    if not isinstance(message, dict):
+        raise _wrong(place, "must be an object with role and content")
+    if message.get("role") not in ("user", "assistant", "system"):
+        raise _wrong(f"{place}.role", "must be user or assistant")
+    blocks = _blocks(message.get("content"), f"{place}.content")
+    texts = [_text(block, f"{place}.content[{at}]", inside=False) for at, block in enumerate(blocks)]
+    return {"role": message["role"], "content": [{"type": "text", "text": text} for text in texts]}
+
+
+def _blocks(content: Any, place: str) -> list[Any]:
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    if not isinstance(content, list):
+        raise _wrong(place, "must be a string or a list of blocks")
+    return content
+
+
+def _text(block: Any, place: str, inside: bool = True) -> str:
+    """The text of a block. Raises BadRequest for all that is not text, and for calls where they cannot stand."""
+    kind = block.get("type") if isinstance(block, dict) else None
+    if kind == "text":
+        if not isinstance(block.get("text"), str):
+            raise _wrong(f"{place}.text", "must be a string")
+        return str(block["text"])
+    if kind == "document" and not inside:
+        return " ".join(document(block, place).values())
+    if inside or kind not in _BLOCKS:
+        accepted = "text" if inside else "text, document, tool_use, tool_result and thinking"
+        raise _wrong(place, f"only blocks of type {accepted} are accepted")
+    if kind == "tool_use":
+        if not isinstance(block.get("name"), str) or not isinstance(block.get("input"), dict):
+            raise _wrong(place, "a tool_use needs a name and, as input, an object")
+        return json.dumps(block["input"])
+    if kind == "tool_result":
+        parts = _blocks(block.get("content") or "", f"{place}.content")
+        return "\n".join(_text(part, f"{place}.content[{at}]") for at, part in enumerate(parts))
+    return ""
+
+
+def document(block: dict[str, Any], place: str) -> dict[str, str]:
+    """Title and text of a document block. Raises BadRequest for any that is not plain text."""
+    if block.get("context"):
+        raise _wrong(f"{place}.context", "put it into the document's text")
+    if not isinstance(block.get("citations") or {}, dict):
+        raise _wrong(f"{place}.citations", 'must be an object: {"enabled": true}')
+    title, source = block.get("title") or "", block.get("source")
+    source = source if isinstance(source, dict) else {}
+    text = source.get("data") if source.get("type") == "text" else None
+    if source.get("type") == "content":
+        parts = _blocks(source.get("content"), f"{place}.source.content")
+        text = "\n".join(_text(part, f"{place}.source.content[{at}]") for at, part in enumerate(parts))
+    if not isinstance(text, str) or not isinstance(title, str) or not text.strip():
+        raise _wrong(
+            f"{place}.source",
+            "must be of type text, with data, or of type content, with text; nothing is read from files",
+        )
+    return {"title": title, "text": text}
+
+
+def _tool(tool: Any, place: str) -> dict[str, Any]:
+    if not isinstance(tool, dict) or (tool.get("type") or "custom") != "custom":
+        raise _wrong(
+            f"{place}.type", "only tools of your own are accepted: the server runs none (web_search, bash ...)"
+        )
+    if not isinstance(tool.get("input_schema"), dict):
+        raise _wrong(f"{place}.input_schema", "must be a JSON schema, an object")
+    function = {"name": tool.get("name"), "parameters": tool["input_schema"], "strict": tool.get("strict")}
+    return {"type": "function", "function": function}
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _wrong(place: str, why: str) -> BadRequest:
+    return BadRequest(f"{place}: {why}", param=place)
