@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import json
 import time
+import zlib
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -24,6 +25,7 @@ from chatbot_llm.engine.protocols.base import EngineRequest
 from chatbot_llm.engine.scripted_shapes import SHAPES, Shape, counted
 from chatbot_llm.engine.supervisor import SupervisedEngine
 from chatbot_llm.errors import ApiError, BadRequest, UsageError
+from chatbot_llm.observability import prefix
 from chatbot_llm.settings import Settings
 
 NAME = "scripted"
@@ -41,6 +43,7 @@ class ScriptedEngine(SupervisedEngine):
             self._script: dict[str, Any] = json.loads(settings.script)
         except ValueError as error:
             raise UsageError(f"CHATBOT_SCRIPT is not JSON: {error}") from error
+        self._salt = prefix.salt(settings.keys)
         self._ready_at = 0.0
         self._cuts: dict[str, asyncio.Event] = {}
 
@@ -78,13 +81,15 @@ class ScriptedEngine(SupervisedEngine):
         limit = body.get("max_completion_tokens", body.get("max_tokens", 16))
         if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
             raise BadRequest("max_tokens: must be an integer of at least 1", param="max_tokens")
-        tokens = len(prompt.split())
+        words = prompt.split()  # the double's tokens
+        tokens = len(words)
         if request.protocol.generates and tokens + limit > CONTEXT_TOKENS:
             raise BadRequest(
                 f"This model's maximum context length is {CONTEXT_TOKENS} tokens; this asks for {tokens + limit}",
                 param="max_tokens",
                 code="context_length_exceeded",
             )
+        request.prefix["prompt_blocks"] = prefix.blocks([zlib.crc32(word.encode()) for word in words], self._salt)
         request.prepared = {"limit": limit, "prompt_tokens": tokens, **self._script, **(body.get("script") or {})}
 
     async def _answer(self, request: EngineRequest) -> str | AsyncGenerator[str, None]:

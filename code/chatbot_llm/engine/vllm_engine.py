@@ -12,6 +12,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from chatbot_llm.engine import profiles, weights
@@ -24,8 +25,11 @@ from chatbot_llm.engine.startup_phases import Listener
 from chatbot_llm.engine.supervisor import SupervisedEngine, in_thread, kill_children
 from chatbot_llm.engine.vllm_errors import refusal, told, without_half_call
 from chatbot_llm.errors import ApiError, BadRequest, UsageError
-from chatbot_llm.observability import tracing
+from chatbot_llm.observability import prefix, tracing
 from chatbot_llm.settings import Settings
+
+#: The request that this task asks vLLM for: its serving objects call `generate` in the same task.
+_ASKED: ContextVar[EngineRequest | None] = ContextVar("asked", default=None)
 
 
 def engine_modules(profile: str) -> list[str]:
@@ -55,6 +59,8 @@ class VllmEngine(SupervisedEngine):
         stack.callback(context.close)
         self._client, args = await in_thread(lambda: self._construct(profile, context))
         stack.callback(self._client.shutdown)
+        generate, salt = self._client.generate, prefix.salt(self._settings.keys)
+        self._client.generate = lambda *args, **how: _noted(generate(*args, **how), _ASKED.get(), salt)
         self._enter(Phase.WARM_UP)
         from starlette.datastructures import State as Bag
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -152,6 +158,7 @@ class VllmEngine(SupervisedEngine):
             for at in await self._schemas.admit(request.chat):
                 _set_free(request.prepared.tools, at)
         serving, _, method = protocol.serving.partition(".")
+        _ASKED.set(request)
         answer = await getattr(getattr(self._serving, serving), method)(request.prepared, raw)
         if isinstance(answer, ErrorResponse):
             raise told(answer.error.code, answer.error.message, answer.error.param, request.body)
@@ -276,6 +283,17 @@ def _raw_request(request: EngineRequest) -> Any:
         "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
     }
     return Request(scope)
+
+
+async def _noted(outputs: Any, request: EngineRequest | None, salt: bytes) -> AsyncGenerator[Any, None]:
+    """vLLM's outputs of one prompt as they come; what the first says of the prompt is kept for the request log."""
+    async with contextlib.aclosing(outputs):
+        async for output in outputs:
+            if request is not None:
+                seen, request = request.prefix, None
+                seen["cached_tokens"] = int(seen.get("cached_tokens", 0)) + (output.num_cached_tokens or 0)
+                seen.setdefault("prompt_blocks", prefix.blocks(output.prompt_token_ids or (), salt))
+            yield output
 
 
 def _note(request: EngineRequest, usage: Any, metrics: Any) -> None:

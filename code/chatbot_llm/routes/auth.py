@@ -74,6 +74,12 @@ def check(request: Request, settings: Settings) -> None:
         )
 
 
+def key_id(request: Request, settings: Settings) -> str:
+    """What the log calls the key of a request: the beginning of its digest. Empty where none is asked for."""
+    presented = _presented(request)
+    return _digest(presented).hex()[:12] if _known(presented, settings.keys) else ""
+
+
 def _foreign_page(request: Request) -> bool:
     """Whether a browser says that a page of another origin made it send this."""
     site = request.headers.get("Sec-Fetch-Site", "none")

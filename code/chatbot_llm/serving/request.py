@@ -58,6 +58,8 @@ class Request:
         self._cutting: asyncio.Task[None] | None = None
         self._span = tracing.Span(route, engine_request.trace, time.monotonic() - arrived)
         self._over = False
+        self._running = 0
+        self._card_s = 0.0
 
     # its way
 
@@ -89,6 +91,7 @@ class Request:
         engine, request = self._service.engine, self.engine_request
         await self._service.admission.enter(self)
         self.granted_at = time.monotonic()
+        self._running = self._service.admission.counts()[0]
         if request.prepared is None:
             engine.prepare(request)
         if self._documents is None:
@@ -178,6 +181,7 @@ class Request:
             self._cutting.cancel()
         service, request, now = self._service, self.engine_request, time.monotonic()
         service.deadlines.remove(self)
+        self._card_s = service.admission.card_s(self)
         service.admission.leave(self, None if self.granted_at is None else now - self.granted_at)
         metrics = service.metrics
         metrics.requests.labels(self._route, outcome).inc()
@@ -199,14 +203,16 @@ class Request:
             "stream": request.stream,
             "cold": cold,
             **self._platform,
+            "running": self._running,
             **request.usage,
+            **request.prefix,
             **{f"{name}_ms": value for name, value in self.times().items()},
         }
         log.info("request", extra={"fields": fields})
         self._span.end(fields)
 
     def times(self) -> dict[str, float]:
-        """Milliseconds: waiting for a slot, until the first token, decoding, all so far."""
+        """Milliseconds: waiting for a slot, until the first token, decoding, its share of the card, all so far."""
         now = time.monotonic()
         spans: dict[str, float] = {}
         if self.granted_at is not None:
@@ -218,6 +224,7 @@ class Request:
             {"time_to_first_token": "ttft", "generation": "decode", "queue": "engine_queue"}[name]: value
             for name, value in self.engine_request.timing.items()
         }
+        spans["card"] = 1000 * (self._card_s or self._service.admission.card_s(self))
         spans["total"] = (now - self.arrived) * 1000
         return {name: round(value, 1) for name, value in spans.items()}
 

@@ -122,6 +122,8 @@ class EngineRequest:
     #: Prompt and completion tokens, and the engine's own times in ms, as far as it knows them.
     usage: dict[str, int] = field(default_factory=dict)
     timing: dict[str, float] = field(default_factory=dict)
+    #: What it shares with others: `cached_tokens`, `prompt_blocks` (observability/prefix.py), as far as known.
+    prefix: dict[str, int | str] = field(default_factory=dict)
     #: It was cut short: its answer says so as if its tokens had run out.
     cut: bool = False
     #: The protocol's own, amid a stream.
