@@ -34,7 +34,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "messages[1].content[0]: a",
     ),
     (blocks({"type": "tool_use", "id": "t", "name": "f", "input": {}}), "messages[1].content[0]: a tool_use stands in"),
-    (blocks({"type": "thinking", "thinking": "t"}), "messages[1].content[0]: a thinking stands in messages of assistant"),
+    (blocks({"type": "thinking", "thinking": "t"}), "messages[1].content[0]: a thinking stands in"),
     (blocks({"type": "redacted_thinking", "data": "t"}), "messages[1].content[0]: a redacted_thinking stands in"),
     (blocks({"type": "tool_result", "tool_use_id": "t"}, role="assistant"), "messages[1].content[0]: a tool_result"),
     (blocks({"type": "tool_result", "tool_use_id": "t"}, role="system"), "messages[1].content[0]: a tool_result"),
