@@ -216,6 +216,13 @@ INSIDE: Mapping[str, Mapping[str, Field]] = {
         **_obeyed("format"),
         "verbosity": _refused("say in the instructions how long the answer shall be", "medium"),
     },
+    "reasoning": {
+        **_obeyed("effort"),
+        **dict.fromkeys(
+            ("summary", "generate_summary", "context", "mode"),
+            _harmless("says how hidden thoughts are kept or shown; here they are part of the answer"),
+        ),
+    },
     "output_config": _obeyed("format effort"),
     "response_format.json_schema": _obeyed("name description schema strict"),
     "structured_outputs": {
