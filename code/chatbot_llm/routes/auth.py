@@ -76,8 +76,8 @@ def check(request: Request, settings: Settings) -> None:
 
 def key_id(request: Request, settings: Settings) -> str:
     """What the log calls the key of a request: the beginning of its digest. Empty where none is asked for."""
-    presented = _presented(request)
-    return _digest(presented).hex()[:12] if _known(presented, settings.keys) else ""
+    used = [key for key in _presented(request) if _known(key, settings.keys)]
+    return _digest(used[0]).hex()[:12] if used else ""
 
 
 def _foreign_page(request: Request) -> bool:
