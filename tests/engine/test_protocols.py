@@ -254,4 +254,4 @@ def test_vllm_keeps_nothing_of_a_thousand_requests(tmp_path: Path) -> None:
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("{")]  # the engine logs beside it
     kept = json.loads(line)
     assert kept["stores"] == 0
-    assert kept["objects"] < 2000, "a request would leave at least some dozen"
+    assert kept["objects"] < 5000, f"a request that is kept is some dozen objects: {kept}"
