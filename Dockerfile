@@ -3,6 +3,9 @@
 # Size (gate: infra/image/size.py, 15 GB compressed): what the numbers are made of is said there.
 # Layers, from rarely to often changed: system, Python packages, weights, warm caches, code. A new version of the code
 # pushes well under 1 MB: COPY --link makes a layer's digest independent of the layers below it.
+#
+# Docker 23 or newer: the first whose own BuildKit knows COPY --link. Hence no `# syntax=` line: it would have every
+# build fetch another parser from Docker Hub, which mainland China and closed networks do not reach.
 
 # Python 3.12.15 on Debian 12. The digest is the multi-platform index that Docker Hub served for
 # python:3.12-slim-bookworm on 2026-10-02; several public repositories record the same one, for example

@@ -120,7 +120,7 @@ check: $(VENV)/dev ## Lint, types, dependencies: what needs no test run
 	$(BIN)/vulture
 	$(BIN)/deptry .
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/shellcheck .ci/run
+	$(BIN)/shellcheck .ci/run .ci/with-engine
 	$(BIN)/zizmor --offline --quiet .github/workflows
 
 # --- the image --------------------------------------------------------------------------------------------------

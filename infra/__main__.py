@@ -37,6 +37,12 @@ COMMANDS = {
     "observe": ("infra.commands.observe", "queries, dashboard and alerts over the request log, put into SLS"),
     "destroy": ("infra.commands.destroy", "delete the function and what hangs on it, and look whether it is gone"),
     "cost": ("infra.commands.cost", "what it costs: a table from the published prices; no account"),
+    "report": ("infra.commands.report", "what it did and what it cost, from its own request log"),
+    "replay": ("infra.commands.replay", "send a log's requests again, here or elsewhere, and compare"),
+    "batch": (
+        "infra.commands.batch",
+        "send a file of requests in the form of OpenAI's batches, and go on where it stopped",
+    ),
     "plan": ("infra.commands.plan", "a fleet's latency, refusals and cost, simulated from measurements"),
     "audit": ("infra.commands.audit", "known vulnerabilities in what the locks install"),
 }

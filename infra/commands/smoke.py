@@ -14,7 +14,7 @@ import argparse
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -248,6 +248,12 @@ def parse(raw: bytes) -> dict[str, Any]:
     if "error" in body:
         raise CheckFailed(f"error: {one_line(json.dumps(body['error'], ensure_ascii=False), 200)}")
     return body
+
+
+def timing(headers: Mapping[str, str], name: str) -> float | None:
+    """Milliseconds of one entry of the answer's Server-Timing, if it is there."""
+    found = re.search(rf"(?:^|[ ,]){name};dur=([\d.]+)", headers.get("server-timing", ""))
+    return float(found[1]) if found else None
 
 
 def tokens_of(body: dict[str, Any]) -> int:

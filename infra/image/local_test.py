@@ -2,13 +2,15 @@
 
 FC's order, with the limits of s.yaml: environment, TCP connect, POST /initialize, the first health check (which may
 not fail), traffic, POST /invoke, GET /pre-stop, SIGTERM. On a T4 also the acceptance run, and what the run has
-compiled is kept for the next image (infra/image/warm). Without a GPU the same is done with the CPU build, and said so.
+compiled is kept for the next image (infra/image/warm). Without a GPU the same is done with the CPU build, and said so;
+with --scripted it is the image, whose engine then answers from a script.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import shutil
 import socket
 import subprocess
 import sys
@@ -165,6 +167,7 @@ def free_port() -> int:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", default="chatbot-llm:local", help="local, or pulled (default: %(default)s)")
+    parser.add_argument("--scripted", action="store_true", help="the image without a GPU and without its model")
     parser.add_argument("--port", type=int, help="on this machine (default: a free one)")
     parser.add_argument("flags", nargs="*", help="vLLM flags after --, as for the image")
 
@@ -173,9 +176,14 @@ def run(args: argparse.Namespace) -> None:
     port = args.port or free_port()
     checks = ["smoke"]
     plan = Plan.read(ROOT / "s.yaml")
-    card = gpu()
+    card = None if args.scripted else gpu()
     target: Target
-    if card:
+    if args.scripted:
+        if not shutil.which("docker"):
+            raise CheckFailed("docker is not installed here, and --scripted tries the image")
+        print(f"the image {args.image} with the scripted engine: its container is tried, its model and vLLM are not")
+        target = Container(args.image, args.flags, plan.as_fc(plan.port), port, plan.port, scripted=True)
+    elif card:
         print(f"{card.name}, sm_{card.capability.replace('.', '')}, driver {card.driver}: the image {args.image}")
         target = Container(args.image, args.flags, plan.as_fc(plan.port), port, plan.port)
         if card.capability == T4_CAPABILITY:
@@ -183,7 +191,10 @@ def run(args: argparse.Namespace) -> None:
         else:
             print("not a T4: the acceptance run, which judges a T4's arithmetic, is left out")
     else:
-        print("no GPU with Docker here: the same steps with the CPU build; this says nothing about the GPU image")
+        print(
+            "no GPU with Docker here: the same steps with the CPU build; this says nothing about the GPU image, "
+            "whose container --scripted tries"
+        )
         target = Process(args.flags, plan.as_fc(port), port)
     drill(target, plan, port, checks, keep_warm=bool(card and card.capability == T4_CAPABILITY))
 

@@ -52,21 +52,36 @@ def gpu() -> Card | None:
 
 
 class Container:
-    """The image, run as FC runs it: its ENTRYPOINT, GPU, host IPC, no more rights than it needs."""
+    """The image, run as FC runs it: its ENTRYPOINT, GPU, host IPC, no more rights than it needs.
+
+    `scripted`: without a GPU and without a model, and hence with nothing to write but temporary files.
+    """
 
     def __init__(
-        self, image: str, flags: Sequence[str], environment: Mapping[str, str], port: int, inner_port: int
+        self,
+        image: str,
+        flags: Sequence[str],
+        environment: Mapping[str, str],
+        port: int,
+        inner_port: int,
+        scripted: bool = False,
     ) -> None:
         self.image = image
+        self.name = f"local-test-{os.getpid()}"
+        if scripted:
+            environment = {**environment, "CHATBOT_ENGINE": "scripted"}
+            hardware = ["--read-only", "--tmpfs", "/tmp"]
+        else:
+            hardware = ["--gpus", "all", "--ipc=host"]
         variables = [word for name, value in environment.items() for word in ("--env", f"{name}={value}")]
         self.command = [
-            *("docker", "run", "--detach", "--gpus", "all", "--ipc=host"),
+            *("docker", "run", "--detach", "--name", self.name, *hardware),
             *("--cap-drop=ALL", "--security-opt=no-new-privileges", "--publish", f"127.0.0.1:{port}:{inner_port}"),
             *variables,
             image,
             *flags,
         ]
-        self.name = ""
+        self._needs = "" if scripted else " (is the NVIDIA container toolkit installed?)"
 
     def start(self) -> None:
         if _run("docker", "image", "inspect", self.image).returncode != 0:
@@ -77,8 +92,7 @@ class Container:
                 raise CheckFailed(f"`{' '.join(command)}` failed; what it says is above")
         started = _run(*self.command)
         if started.returncode != 0:
-            raise CheckFailed(f"docker run: {started.stderr.strip()} (is the NVIDIA container toolkit installed?)")
-        self.name = started.stdout.strip()
+            raise CheckFailed(f"docker run: {started.stderr.strip()}{self._needs}")
 
     def running(self) -> bool:
         return _run("docker", "inspect", "--format", "{{.State.Running}}", self.name).stdout.strip() == "true"
@@ -97,8 +111,7 @@ class Container:
             raise CheckFailed(f"docker cp: {copied.stderr.strip()}")
 
     def remove(self) -> None:
-        if self.name:
-            _run("docker", "rm", "--force", "--volumes", self.name)
+        _run("docker", "rm", "--force", "--volumes", self.name)
 
 
 class Process:

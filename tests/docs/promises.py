@@ -31,6 +31,7 @@ SLOW, DEADLINES, REAL = (f"{CONTRACT}{name}.py::test_" for name in ("slow_client
 OPENAI = "tests/engine/test_openai_client.py::test_"
 PROTOCOLS = "tests/engine/test_protocols.py::test_"
 SECURITY = "tests/security/test_"
+RAG = "tests/rag/test_"
 
 PROMISES = (
     Promise(
@@ -163,6 +164,22 @@ PROMISES = (
         "A body that asks for too much is refused before the engine sees it",
         HOLDS,
         ("tests/routes/test_validation.py::test_a_body_that_asks_for_too_much_is_refused",),
+    ),
+    Promise(
+        "A document is text: no control token of the model and no marker of its template comes out of one",
+        HOLDS,
+        (
+            f"{RAG}documents.py::test_no_control_token_of_the_model_comes_out_of_a_document",
+            "tests/engine/test_real_documents.py::test_a_hostile_document_writes_no_control_token",
+        ),
+    ),
+    Promise(
+        "Citations are exact: what is called verbatim stands in both texts at the places told, whatever the script",
+        HOLDS,
+        (
+            f"{RAG}citations.py::test_every_span_is_found_and_exact_in_both_texts",
+            f"{RAG}citations.py::test_offsets_are_exact_for_every_text",
+        ),
     ),
     Promise(
         "Hostile structured output (schemas, patterns, counts) is tried in another process and stops nobody's stream",

@@ -48,10 +48,12 @@ def holds(said: str, block: readme.Block) -> None:
 @pytest.mark.timeout(LIMIT_S)
 @pytest.mark.parametrize("block", of("curl", "bash"))
 def test_shell(block: readme.Block, server: Any, tmp_path: Path) -> None:
-    code = block.code.replace(readme.LOCAL, server.url)
+    code = block.code.replace(readme.LOCAL, server.url).replace("service.log", str(server.log_path))
     code = re.sub(r"(python code/examples/rag/rag\.py)", rf"\1 --url {server.url}", code)
     env = environment(*block.all("env")) if block.all("env") else dict(os.environ)
     env |= {"LLM_USER_PATH": str(tmp_path)}
+    if not block.all("env"):  # the operator's `python`
+        env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
     holds(run(["bash", "-euo", "pipefail"], env, ROOT, code), block)
 
 

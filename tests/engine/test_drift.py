@@ -183,6 +183,7 @@ def test_no_field_is_called_obeyed_that_vllm_does_not_know(kind: str) -> None:
 
 def test_the_fields_inside_are_vllms() -> None:
     from openai.types.responses import ResponseTextConfig
+    from openai.types.shared import Reasoning
     from vllm.entrypoints.anthropic.protocol import AnthropicOutputConfig
     from vllm.entrypoints.generate.base import protocol
     from vllm.sampling_params import StructuredOutputsParams
@@ -195,6 +196,7 @@ def test_the_fields_inside_are_vllms() -> None:
     assert inside["response_format.json_schema"] == schema
     assert inside["output_config"] == set(AnthropicOutputConfig.model_fields)
     assert inside["text"] == set(ResponseTextConfig.model_fields)
+    assert inside["reasoning"] == set(Reasoning.model_fields)
 
 
 def test_limits_of_lists_are_vllms() -> None:

@@ -231,3 +231,21 @@ def test_every_log_line_of_the_service_and_of_vllm_begins_with_a_date(server: Se
     ours = [line for line in server.log().splitlines() if '"logger"' in line]
     assert any('"vllm.' in line for line in ours) and any('"chatbot_llm.' in line for line in ours)
     assert all(re.match(r"\d{4}-\d{2}-\d{2}T", line) for line in ours)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_log_says_how_a_prompt_begins_and_what_of_it_was_cached(server: Service, stream: bool) -> None:
+    """Two prompts with the same 300 first words, in answers of either kind."""
+    beginning = " ".join(f"{stream}{number}" for number in range(300))
+    for ending in ("one", "two"):
+        body = {"messages": [{"role": "user", "content": f"{beginning} {ending}"}], "max_tokens": 2, "stream": stream}
+        requests.post(
+            f"{server.url}/chat", json=body, headers={"x-request-id": f"cached-{stream}-{ending}"}, timeout=60
+        )
+    lines = [json.loads(line.split(" ", 1)[1]) for line in server.log().splitlines() if f'"cached-{stream}-' in line]
+    first, second = lines
+    assert first["cached_tokens"] < second["cached_tokens"] < second["prompt_tokens"]
+    a, b = (line["prompt_blocks"].split(".") for line in lines)
+    alike = sum(x == y for x, y in zip(a, b, strict=False))
+    assert len(a) == min(32, first["prompt_tokens"] // 64) and alike >= second["cached_tokens"] // 64 >= 1
+    assert 0 < second["card_ms"] <= second["total_ms"] and second["running"] == 1

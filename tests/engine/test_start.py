@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from chatbot_llm.engine import profiles
 from launcher import Service, free_port
 
 pytestmark = pytest.mark.engine
@@ -39,3 +40,22 @@ def test_the_engine_process_begins_before_its_parent_has_imported(server: Servic
     engine = next(one for one in server.worker.children() if "VLLM::EngineCore" in " ".join(one.cmdline()))
     imported = server.worker.create_time() + server.health()["start_phases_s"]["import"]
     assert engine.create_time() < imported
+
+
+#: vLLM asks for its own version to learn for what it was built; of a CUDA build it learns that there is no device.
+_CUDA_BUILD = """
+import importlib.metadata, runpy, sys
+real = importlib.metadata.version
+importlib.metadata.version = lambda name: "0.32.0" if name == "vllm" else real(name)
+sys.argv = ["chatbot_llm", *sys.argv[1:]]
+runpy.run_module("chatbot_llm", run_name="__main__")
+"""
+
+
+@pytest.mark.skipif(profiles.nvidia(), reason="there is an NVIDIA device here")
+def test_the_cuda_build_shows_its_flags_without_a_gpu() -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "code")}
+    command = [sys.executable, "-c", _CUDA_BUILD, "--help=all"]
+    shown = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert shown.returncode == 0, shown.stderr[-2000:]
+    assert "CHATBOT_MAX_RUNNING" in shown.stdout and "--max-model-len" in shown.stdout

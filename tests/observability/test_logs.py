@@ -1,13 +1,17 @@
 """What is seen from outside: one line per request, times in a header, ids that come back, exceptions without text."""
 
+import hashlib
 import json
 import logging
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from chatbot_llm.observability import logs
+from chatbot_llm.observability import logs, prefix
 from in_process import Client, Make
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Capital of France?"}], "max_tokens": 3}
@@ -112,3 +116,83 @@ def test_a_long_line_stays_one_json_object_the_platform_does_not_cut() -> None:
     said = logs.DateFirst().format(record)
     assert len(said.encode()) < 32 * 1024  # FC quota page
     assert json.loads(said.split(" ", 1)[1])["level"] == "error"
+
+
+KEYS = "first-key-0123456789,other-key-0123456789"
+WORDS = " ".join(f"secretword{at}" for at in range(200))
+
+
+def said(caplog: pytest.LogCaptureFixture, client: Client, prompt: str, key: str = "first-key-0123456789") -> Any:
+    """The line of one request, its hashes as a list."""
+    body = {**CHAT, "messages": [{"role": "user", "content": prompt}]}
+    assert client.post("/chat", json=body, headers={"api-key": key}).status_code == 200
+    line = lines(caplog)[-1]
+    return line | {"prompt_blocks": line["prompt_blocks"].split(".")}
+
+
+def test_prompts_that_begin_alike_have_the_same_first_hashes_in_every_instance_of_a_deployment(
+    make_app: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = (make_app(api_keys=KEYS).test_client() for _ in range(2))
+    first, second = said(caplog, one, WORDS), said(caplog, other, WORDS + " and more")
+    assert len(first["prompt_blocks"]) == 200 // prefix.BLOCK and first["prompt_blocks"] == second["prompt_blocks"]
+    changed = said(caplog, one, WORDS.replace("secretword100 ", "another "))["prompt_blocks"]
+    assert [a == b for a, b in zip(first["prompt_blocks"], changed, strict=True)] == [True, False, False]
+    elsewhere = said(caplog, make_app(api_keys=KEYS + "3").test_client(), WORDS, "first-key-0123456789")
+    assert not set(elsewhere["prompt_blocks"]) & set(first["prompt_blocks"]), "another deployment has another salt"
+    assert "secretword" not in caplog.text
+    open_ones = [make_app().test_client() for _ in range(2)]
+    assert said(caplog, open_ones[0], WORDS)["prompt_blocks"] != said(caplog, open_ones[1], WORDS)["prompt_blocks"]
+
+
+def test_a_key_is_named_by_its_digest_and_never_written(make_app: Make, caplog: pytest.LogCaptureFixture) -> None:
+    client = make_app(api_keys=KEYS).test_client()
+    names = [said(caplog, client, "Hi", key)["key"] for key in [*KEYS.split(","), KEYS.split(",")[0]]]
+    assert names[0] == names[2] == hashlib.sha256(b"first-key-0123456789").hexdigest()[:12] != names[1]
+    assert "key-0123456789" not in caplog.text and "key-0123456789" not in json.dumps(lines(caplog))
+    open_one = make_app().test_client()
+    open_one.post("/chat", json=CHAT, headers={"api-key": "somebody-elses-key-at-all"})
+    assert "key" not in lines(caplog)[-1], "what nobody has checked is nobody's name"
+
+
+def test_the_shares_of_the_card_add_up_to_the_time_it_was_busy(
+    make_app: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = make_app({"first_s": 0.3}).test_client()
+    with ThreadPoolExecutor(3) as callers:
+        began = time.monotonic()
+        list(callers.map(lambda _: client.post("/chat", json=CHAT), range(3)))
+        took_ms = 1000 * (time.monotonic() - began)
+    time.sleep(0.3)  # the card is idle: nobody's time
+    began = time.monotonic()
+    client.post("/chat", json=CHAT)
+    took_ms += 1000 * (time.monotonic() - began)
+    found = lines(caplog)
+    assert sorted(line["running"] for line in found) == [1, 1, 2, 3]
+    assert 550 <= sum(line["card_ms"] for line in found) <= took_ms + 1
+    alone = found[-1]
+    assert alone["card_ms"] == pytest.approx(alone["total_ms"] - alone["queue_ms"], abs=5)
+    assert all(line["card_ms"] < 0.6 * line["total_ms"] for line in found[:3]), "three shared one card"
+
+
+def test_every_field_of_a_line_is_documented_and_the_longest_line_is_far_from_being_cut(
+    make_app: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FC_FUNCTION_NAME", "chatbot-llm")
+    monkeypatch.setenv("FC_INSTANCE_ID", "c-" + "1" * 60)
+    client = make_app(api_keys=KEYS).test_client()
+    ids = {"x-request-id": "r" * 128, "x-fc-request-id": "f" * 128, "x-fc-control-path": "/" + "i" * 127}
+    body = {**CHAT, "stream": True, "messages": [{"role": "user", "content": "word " * 7000}]}
+    client.post("/chat", json=body, headers={**ids, "api-key": "first-key-0123456789"})
+    record = next(record for record in caplog.records if record.name == "chatbot_llm.request")
+    printed = logs.DateFirst().format(record)
+    assert len(printed.encode()) < 3200
+    line = json.loads(printed.split(" ", 1)[1])
+    assert line["instance"] == "c-" + "1" * 60 and line["v"] == logs.VERSION
+    assert len(line["prompt_blocks"].split(".")) == prefix.MOST
+    page = (Path(__file__).parents[2] / "code" / "README.md").read_text(encoding="utf-8")
+    table = page.split("### The request log")[1].split("\n## ")[0]
+    named = set(re.findall(r"`(\w+)`", "".join(row.split(" | ")[0] for row in table.splitlines() if row[:3] == "| `")))
+    assert set(line) <= named and f"({logs.VERSION};" in table
+    ready = next(record for record in caplog.records if getattr(record, "fields", {}).get("msg") == "ready")
+    assert set(json.loads(logs.DateFirst().format(ready).split(" ", 1)[1])) <= set(re.findall(r"`(\w+)`", table))

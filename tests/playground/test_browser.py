@@ -139,7 +139,7 @@ def test_the_keyboard_alone_reaches_everything_and_every_control_has_a_name(page
         if element.tag_name != "body":
             reached[element.get_attribute("id") or element.text] = element.accessible_name
         element.send_keys(Keys.TAB)
-    wanted = {"theme", "talk", "question", "send", "system", "temperature", "max-tokens", "key", "fresh"}
+    wanted = {"theme", "talk", "question", "send", "system", "temperature", "max-tokens", "key", "documents", "fresh"}
     assert wanted <= reached.keys()
     assert all(reached.values()), f"without a name: {[name for name, said in reached.items() if not said]}"
 
@@ -169,3 +169,30 @@ def test_the_page_asks_nobody_but_the_service_and_rests_once_it_is_ready(page: P
     asked: list[str] = page.driver.execute_script(names)
     assert {name.removeprefix(process.url) for name in asked} <= {"/health", "/v1/models", "/chat"}
     assert sum(name.endswith("/health") for name in asked) == 1
+
+
+def test_citations_lead_to_the_marked_passage_and_false_quotations_stand_out(page: Page, serve: Serve) -> None:
+    passage = "the moisture of the air freezes on the fins as frost"
+    text = f"\U0001f642 **Cold:** {passage} [1]. It \u201cmelts by itself\u201d [7]."
+    page.open(serve({"text": text}).url)
+    page.record()
+    document = f"\U0001f642 Outside, {passage}, and stays."
+    typed = f"# Ice\n{document}\n---\nOther words"  # by script: the driver cannot type an emoji
+    page.driver.execute_script("arguments[0].value = arguments[1]", page["documents"], typed)
+    page.ask("Why?")
+    page.wait(lambda: page.turns() and page.idle(), "the answer is over")
+    sent = page.sent()[0]
+    assert sent["documents"] == [{"title": "Ice", "text": document}, {"text": "Other words"}]
+    shown = "return [...document.querySelectorAll(arguments[0])].map(e => e.firstChild.textContent)"
+    assert page.driver.execute_script(shown, ".turn .verbatim") == [passage]
+    assert page.driver.execute_script(shown, ".turn .cite") == ["[1]"]
+    assert page.driver.execute_script(shown, ".turn .unsupported") == ["melts by itself", "[7]"]
+    colour = "return getComputedStyle(document.querySelector(arguments[0])).color"
+    assert page.driver.execute_script(colour, ".unsupported") != page.driver.execute_script(colour, ".verbatim")
+    source = page.driver.find_element(By.CSS_SELECTOR, ".turn .source p")
+    assert not source.is_displayed()
+    page.driver.find_element(By.CSS_SELECTOR, ".turn .cite").click()
+    assert source.is_displayed()
+    focused = page.driver.switch_to.active_element
+    assert focused.tag_name == "mark" and focused.text == passage
+    assert "word for word" in page.foot()

@@ -104,7 +104,15 @@ def test_colours_can_be_told_apart_in_both_themes(selector: str) -> None:
     block = PAGE.split(selector, 1)[1].split("}", 1)[0]
     colour = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block))
     text = [("ink", "bg"), ("ink", "panel"), ("ink", "mine"), ("ink", "code"), ("dim", "bg"), ("dim", "panel")]
-    text += [("dim", "mine"), ("on-accent", "accent"), ("bad", "bad-bg"), ("dim", "bad-bg")]
+    text += [
+        ("dim", "mine"),
+        ("on-accent", "accent"),
+        ("bad", "bad-bg"),
+        ("dim", "bad-bg"),
+        ("bad", "panel"),
+        ("accent", "panel"),
+        ("ink", "hit"),
+    ]
     for one, other in text:
         assert contrast(colour[one], colour[other]) >= TEXT_CONTRAST, f"{one} on {other}"
     for one, other in (("edge", "panel"), ("edge", "bg"), ("accent", "bg"), ("accent", "panel")):

@@ -95,6 +95,20 @@ def test_a_bare_body_is_understood(client: Client, event: Any, path: str) -> Non
     assert timeless(invoke(client, event).get_json()) == timeless(client.post(path, json=event).get_json())
 
 
+@pytest.mark.parametrize(
+    ("event", "asked", "path"),
+    [
+        ({**CHAT, "input": None, "system": None, "prompt": None}, CHAT, "/chat"),
+        ({**RAW, "messages": None, "input": None}, RAW, "/generate"),
+        ({**RESPONSE, "messages": None}, RESPONSE, "/v1/responses"),
+        ({**MESSAGE, "input": None}, MESSAGE, "/v1/messages"),
+    ],
+)
+def test_a_field_that_is_null_does_not_tell_the_protocol(client: Client, event: Any, asked: Any, path: str) -> None:
+    answer, through = client.post(path, json=asked), invoke(client, event)
+    assert through.status_code == 200 and timeless(through.get_json()) == timeless(answer.get_json())
+
+
 STREAMED = {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
 
 

@@ -87,6 +87,18 @@ def test_a_fault_before_the_first_token_has_a_status(
 
 
 @every
+@pytest.mark.parametrize("name", ["stream", "echo"])
+@pytest.mark.parametrize("value", ["false", "no", 0, 1, [], {}])
+def test_a_switch_is_true_or_false(client: Client, kind: str, name: str, value: Any) -> None:
+    """vLLM's models read "false" as false, Python as true."""
+    answer = client.post(PATHS[kind], json=body(kind, **{name: value}))
+    known = name == "stream" or kind == "chat"
+    told = error_of(kind, answer.get_json())["message"]
+    assert answer.status_code == 400
+    assert told.startswith(f"{name}: {'must be true or false' if known else 'this field is not known'}")
+
+
+@every
 def test_a_stream_begins_with_the_first_token(make_app: Make, kind: str) -> None:
     app = make_app()
     asked = scripted(kind, 3, stream=True, first_s=0.3)

@@ -82,6 +82,21 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (part(type="input_file", file_url=URL), "input[1].content[0]: only parts of type text"),
     (part(type="input_text", text="a", image_url=URL), "input[1].content[0]: only parts of type text"),
     (part(type="input_text", text=5), "input[1].content[0].text: must be a string"),
+    (item(type="function_call_output", call_id="c"), "input[1].output: must be a string or a list of parts"),
+    (item(type="function_call_output", call_id="c", output=5), "input[1].output: must be a string or a list of parts"),
+    (
+        item(type="function_call_output", call_id="c", output=[{"type": "input_image"}]),
+        "input[1].output[0]: only parts",
+    ),
+    (item(type="function_call_output", call_id="c", output=[{"type": "input_text"}]), "input[1].output[0].text: must"),
+    (item(type="function_call_output", output="a"), "input[1].call_id: must be a string"),
+    (item(type="function_call_output", call_id=5, output="a"), "input[1].call_id: must be a string"),
+    (
+        {"text": {"format": {"type": "json_object", "schema": {}}}},
+        'send {"type": "json_schema", "name": "...", "schema"',
+    ),
+    ({"reasoning": "high"}, "reasoning: must be an object"),
+    ({"reasoning": {"efort": "high"}}, "reasoning.efort: this field is not known here"),
     ({"think_harder": True}, "think_harder"),
 ]
 

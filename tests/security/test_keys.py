@@ -44,6 +44,17 @@ def test_a_key_is_taken_as_anthropics_clients_send_it(client_of: Make, path: str
     assert client.open(path, method=method, json=body, headers={"x-api-key": NEW}).status_code == 401
 
 
+@pytest.mark.parametrize("other", [{"Authorization": f"Bearer {NEW}"}, {"api-key": NEW}, {"x-api-key": NEW}])
+@pytest.mark.parametrize("own", [{"Authorization": f"Bearer {OLD}"}, {"api-key": OLD}, {"x-api-key": OLD}])
+def test_a_header_meant_for_somebody_else_hides_no_key(
+    client_of: Make, own: dict[str, str], other: dict[str, str]
+) -> None:
+    headers = {**other, **own}
+    assert client_of(api_keys=OLD).get("/version", headers=headers).status_code == 200
+    if len(headers) == 2:
+        assert client_of(api_keys="x" * 16).get("/version", headers=headers).status_code == 401
+
+
 def test_rotation_has_no_gap(client_of: Make) -> None:
     def served(keys: str) -> dict[str, int]:
         client = client_of(api_keys=keys)

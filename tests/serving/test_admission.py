@@ -151,3 +151,25 @@ async def test_retry_after_follows_what_was_measured() -> None:
     assert admission.retry_after() > 60
     for one in admission.inside():
         one.end(Cause.DRAIN)
+
+
+@on_a_loop
+async def test_the_card_is_shared_by_those_that_run_and_stands_while_none_does() -> None:
+    now = 0.0
+    admission = Admission(2, 4, lambda: now)
+    admission.open()
+    first, second, third = await enter(admission, 3)
+    now = 4.0  # two have run
+    assert (admission.card_s(first), admission.card_s(third)) == (2.0, 0.0)
+    admission.leave(first)
+    await turn()
+    now = 6.0  # the third has run beside the second
+    admission.leave(second)
+    assert admission.card_s(third) == 1.0
+    now = 7.0  # and then alone
+    assert admission.card_s(third) == 2.0
+    admission.leave(third)
+    now = 100.0
+    (late,) = await enter(admission)
+    now = 101.0
+    assert admission.card_s(late) == 1.0

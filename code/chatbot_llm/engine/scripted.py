@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import json
 import time
+import zlib
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -24,10 +25,12 @@ from chatbot_llm.engine.protocols.base import EngineRequest
 from chatbot_llm.engine.scripted_shapes import SHAPES, Shape, counted
 from chatbot_llm.engine.supervisor import SupervisedEngine
 from chatbot_llm.errors import ApiError, BadRequest, UsageError
+from chatbot_llm.observability import prefix
 from chatbot_llm.settings import Settings
 
 NAME = "scripted"
 CONTEXT_TOKENS = 8192
+TOKENS = ("<|im_start|>", "<|im_end|>")
 _TEXT = "The capital of France is Paris. This answer was written in a script and not by a model."
 
 
@@ -40,6 +43,7 @@ class ScriptedEngine(SupervisedEngine):
             self._script: dict[str, Any] = json.loads(settings.script)
         except ValueError as error:
             raise UsageError(f"CHATBOT_SCRIPT is not JSON: {error}") from error
+        self._salt = prefix.salt(settings.keys)
         self._ready_at = 0.0
         self._cuts: dict[str, asyncio.Event] = {}
 
@@ -67,7 +71,8 @@ class ScriptedEngine(SupervisedEngine):
                 raise BadRequest("messages: must be a list with at least one message", param="messages")
             if not all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in messages):
                 raise BadRequest("messages: every message needs a role", param="messages")
-            prompt = " ".join(_text(message.get("content")) for message in messages)
+            first = request.body.get("system") or request.body.get("instructions") or ""
+            prompt = " ".join([_text(first), *(_text(message.get("content")) for message in messages)])
         else:
             given = body.get("tokens" if kind == "detokenize" else "prompt")
             if not isinstance(given, str | list):
@@ -76,13 +81,15 @@ class ScriptedEngine(SupervisedEngine):
         limit = body.get("max_completion_tokens", body.get("max_tokens", 16))
         if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
             raise BadRequest("max_tokens: must be an integer of at least 1", param="max_tokens")
-        tokens = len(prompt.split())
-        if tokens + limit > CONTEXT_TOKENS:
+        words = prompt.split()  # the double's tokens
+        tokens = len(words)
+        if request.protocol.generates and tokens + limit > CONTEXT_TOKENS:
             raise BadRequest(
                 f"This model's maximum context length is {CONTEXT_TOKENS} tokens; this asks for {tokens + limit}",
                 param="max_tokens",
                 code="context_length_exceeded",
             )
+        request.prefix["prompt_blocks"] = prefix.blocks([zlib.crc32(word.encode()) for word in words], self._salt)
         request.prepared = {"limit": limit, "prompt_tokens": tokens, **self._script, **(body.get("script") or {})}
 
     async def _answer(self, request: EngineRequest) -> str | AsyncGenerator[str, None]:
@@ -140,6 +147,9 @@ class ScriptedEngine(SupervisedEngine):
     async def cut_short(self, request: EngineRequest) -> None:
         if event := self._cuts.get(request.id):
             event.set()
+
+    def template(self) -> tuple[str, tuple[str, ...]]:
+        return "", TOKENS
 
     def text_of(self, tokens: list[int]) -> str:
         return "".join(f"<{token}>" for token in tokens)

@@ -8,9 +8,11 @@ the loop; it is never imported when this file is.
 import contextlib
 import importlib
 import json
+import os
 import sys
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from chatbot_llm.engine import profiles, weights
@@ -23,8 +25,11 @@ from chatbot_llm.engine.startup_phases import Listener
 from chatbot_llm.engine.supervisor import SupervisedEngine, in_thread, kill_children
 from chatbot_llm.engine.vllm_errors import refusal, told, without_half_call
 from chatbot_llm.errors import ApiError, BadRequest, UsageError
-from chatbot_llm.observability import tracing
+from chatbot_llm.observability import prefix, tracing
 from chatbot_llm.settings import Settings
+
+#: The request that this task asks vLLM for: its serving objects call `generate` in the same task.
+_ASKED: ContextVar[EngineRequest | None] = ContextVar("asked", default=None)
 
 
 def engine_modules(profile: str) -> list[str]:
@@ -43,6 +48,7 @@ class VllmEngine(SupervisedEngine):
         self._serving: Any = None
         self._cards: list[dict[str, Any]] = []
         self._schemas: SchemaCheck | None = None
+        self._template: tuple[str, tuple[str, ...]] = ("", ())
 
     async def _open(self, stack: contextlib.AsyncExitStack) -> None:
         profile = profiles.pick(self._settings.profile)
@@ -53,6 +59,8 @@ class VllmEngine(SupervisedEngine):
         stack.callback(context.close)
         self._client, args = await in_thread(lambda: self._construct(profile, context))
         stack.callback(self._client.shutdown)
+        generate, salt = self._client.generate, prefix.salt(self._settings.keys)
+        self._client.generate = lambda *args, **how: _noted(generate(*args, **how), _ASKED.get(), salt)
         self._enter(Phase.WARM_UP)
         from starlette.datastructures import State as Bag
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -62,6 +70,7 @@ class VllmEngine(SupervisedEngine):
         if getattr(bag, "openai_serving_chat", None) is None:
             raise UsageError(f"{args.model} cannot generate text: pass a chat model as --model")
         self._serving = bag
+        self._template = _template(self._client.renderer.tokenizer, bag.openai_serving_chat.chat_template)
         self._schemas = SchemaCheck(args.model, self._settings.schema_s)
         stack.push_async_callback(self._schemas.close)
         shown = await bag.openai_serving_models.show_available_models()
@@ -149,6 +158,7 @@ class VllmEngine(SupervisedEngine):
             for at in await self._schemas.admit(request.chat):
                 _set_free(request.prepared.tools, at)
         serving, _, method = protocol.serving.partition(".")
+        _ASKED.set(request)
         answer = await getattr(getattr(self._serving, serving), method)(request.prepared, raw)
         if isinstance(answer, ErrorResponse):
             raise told(answer.error.code, answer.error.message, answer.error.param, request.body)
@@ -187,6 +197,9 @@ class VllmEngine(SupervisedEngine):
         except (VLLMError, ValueError, TypeError, OverflowError, IndexError):
             raise BadRequest("prompt: these are no token ids of this model", param="prompt") from None
         return text
+
+    def template(self) -> tuple[str, tuple[str, ...]]:
+        return self._template
 
     async def cut_short(self, request: EngineRequest) -> None:
         if request.prepared is not None and (ids := request.protocol.engine_ids(request)):
@@ -243,6 +256,13 @@ def _free(function: Any) -> Any:
     return Free.model_construct(**dict(function))
 
 
+def _template(tokenizer: Any, given: str | None) -> tuple[str, tuple[str, ...]]:
+    """See `Engine.template`. Of several templates vLLM takes the default one."""
+    source = given or getattr(tokenizer, "chat_template", None) or ""
+    source = source.get("default", "") if isinstance(source, dict) else source
+    return source, tuple(sorted({*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}))
+
+
 def _card(card: Any) -> dict[str, Any]:
     shown: dict[str, Any] = card.model_dump(
         mode="json", include={"id", "object", "created", "owned_by", "max_model_len"}
@@ -265,6 +285,17 @@ def _raw_request(request: EngineRequest) -> Any:
     return Request(scope)
 
 
+async def _noted(outputs: Any, request: EngineRequest | None, salt: bytes) -> AsyncGenerator[Any, None]:
+    """vLLM's outputs of one prompt as they come; what the first says of the prompt is kept for the request log."""
+    async with contextlib.aclosing(outputs):
+        async for output in outputs:
+            if request is not None:
+                seen, request = request.prefix, None
+                seen["cached_tokens"] = int(seen.get("cached_tokens", 0)) + (output.num_cached_tokens or 0)
+                seen.setdefault("prompt_blocks", prefix.blocks(output.prompt_token_ids or (), salt))
+            yield output
+
+
 def _note(request: EngineRequest, usage: Any, metrics: Any) -> None:
     """Keep what the request log wants to know."""
     if usage is not None:
@@ -280,7 +311,9 @@ def _note(request: EngineRequest, usage: Any, metrics: Any) -> None:
 
 
 def print_flags() -> None:
-    """Print every flag of vLLM's serve command."""
+    """Print every flag of vLLM's serve command; needs no device."""
+    if not profiles.nvidia():  # vLLM's CUDA build would not say what its flags are
+        os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 

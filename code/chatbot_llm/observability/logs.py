@@ -7,11 +7,15 @@ that a request caused is logged by type and place, without its text.
 
 import json
 import logging
+import os
 import re
+import socket
 import time
 import traceback
 from typing import Any
 
+#: Of the fields in code/README.md, "The request log": rises when some are added; none is ever renamed or redefined.
+VERSION = 2
 #: FC cuts a log line at 32 KB (FC quota page); this many characters of one field leave room for the rest.
 MAX_FIELD = 8_000
 #: Loggers that speak of requests: the text of their exceptions may repeat what a client sent.
@@ -29,6 +33,7 @@ _OF_REQUESTS = (
 )
 _TRACE = re.compile(r"[A-Za-z0-9@*/_=,-]{1,512}")
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_HOST = socket.gethostname()
 
 
 class DateFirst(logging.Formatter):
@@ -37,7 +42,8 @@ class DateFirst(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         seconds, millis = int(record.created), int(record.msecs)
         stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{millis:03d}Z"
-        line: dict[str, Any] = {"level": record.levelname.lower(), "logger": record.name}
+        line: dict[str, Any] = {"level": record.levelname.lower(), "logger": record.name, "v": VERSION}
+        line["instance"] = os.environ.get("FC_INSTANCE_ID") or f"{_HOST}-{os.getpid()}"
         fields = getattr(record, "fields", None)
         if isinstance(fields, dict):
             line |= fields

@@ -47,7 +47,7 @@ def check(request: Request, settings: Settings) -> None:
         if path in PLATFORM:
             raise ApiError(f"{path} cannot be called through an event", status=403, code="platform_route")
         return
-    known = _known(_presented(request), settings.keys)
+    known = any([_known(one, settings.keys) for one in _presented(request)])
     if path in PLATFORM:
         if through_trigger(request):
             raise ApiError(f"{path} is for the platform only", status=403, code="platform_route")
@@ -72,6 +72,12 @@ def check(request: Request, settings: Settings) -> None:
             status=401,
             code="invalid_api_key",
         )
+
+
+def key_id(request: Request, settings: Settings) -> str:
+    """What the log calls the key of a request: the beginning of its digest. Empty where none is asked for."""
+    presented = _presented(request)
+    return _digest(presented).hex()[:12] if _known(presented, settings.keys) else ""
 
 
 def _foreign_page(request: Request) -> bool:
@@ -102,11 +108,11 @@ def _in(address: str | None, networks: tuple[str, ...]) -> bool:
     return any(peer in ipaddress.ip_network(network) for network in networks)
 
 
-def _presented(request: Request) -> str:
+def _presented(request: Request) -> list[str]:
+    """Every key that was sent: a header may be meant for somebody on the way."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and token:
-        return token.strip()
-    return (request.headers.get("api-key") or request.headers.get("x-api-key", "")).strip()
+    sent = (token if scheme.lower() == "bearer" else "", *map(request.headers.get, ("api-key", "x-api-key")))
+    return [key.strip() for key in sent if key]
 
 
 def _known(presented: str, digests: tuple[bytes, ...]) -> bool:

@@ -11,7 +11,10 @@ from chatbot_llm.errors import BadRequest
 
 
 class Field(NamedTuple):
-    """`use` is obeyed, harmless or refused; `why` is its reason or the way round; `neutral` values ask for nothing."""
+    """`use` is obeyed (by the engine), own (by this service), harmless or refused.
+
+    `why` is its reason or the way round; `neutral` values ask for nothing.
+    """
 
     use: str
     why: str = ""
@@ -19,6 +22,7 @@ class Field(NamedTuple):
 
 
 OBEYED = Field("obeyed")
+OWN = Field("own")
 
 
 def _harmless(why: str) -> Field:
@@ -81,6 +85,7 @@ _SAMPLING = {
 }
 _TEMPLATE = {
     **_obeyed("messages tools add_generation_prompt continue_final_message add_special_tokens chat_template_kwargs"),
+    **dict.fromkeys(("documents", "documents_policy", "documents_instruction"), OWN),
     "chat_template": _refused("a template is a program; the model's own is used"),
 }
 
@@ -96,8 +101,7 @@ CHAT: Mapping[str, Field] = {
     "modalities": _refused("only text is served", ["text"]),
     "audio": _refused("only text is served"),
     "verbosity": _refused("say in a message how long the answer shall be", "medium"),
-    "web_search_options": _refused("nothing is fetched here: put what was found into a message"),
-    "documents": _refused("the chat template would drop them: put the passages into a message", []),
+    "web_search_options": _refused("nothing is fetched here: send what was found as documents"),
     "functions": _refused('send them as tools: [{"type": "function", "function": {...}}]', []),
     "function_call": _refused("send tool_choice"),
 }
@@ -126,6 +130,7 @@ RESPONSES: Mapping[str, Field] = {
         "frequency_penalty repetition_penalty logit_bias skip_special_tokens include_stop_str_in_output ignore_eos "
         "include_reasoning cache_salt chat_template_kwargs"
     ),
+    **dict.fromkeys(("documents", "documents_policy", "documents_instruction"), OWN),
     "reasoning": _harmless("its effort goes to the chat template, which obeys it where the model knows how to think"),
     "max_tool_calls": _harmless("bounds hosted tools, of which there are none"),
     "store": _harmless("nothing is stored here, and the answer says so: `store` is false in it"),
@@ -157,6 +162,8 @@ MESSAGES: Mapping[str, Field] = {
         if name.startswith(("mm_", "return_mm", "kv_", "ec_", "vllm_", "watermark"))
         or name in ("metadata", "service_tier")
     },
+    **dict.fromkeys(("documents_policy", "documents_instruction"), OWN),
+    "documents": _refused("send them as blocks of type document, in a message"),
     "user_profile_id": _harmless(_BOOKKEEPING),
     "diagnostics": _refused("nothing is stored here to compare with"),
     "cache_control": _harmless("the prefix cache finds equal beginnings by itself"),
@@ -172,7 +179,11 @@ MESSAGES: Mapping[str, Field] = {
     "max_completion_tokens": _refused("send max_tokens"),
 }
 
-_COUNTED = "model messages system tools tool_choice thinking output_config chat_template_kwargs".split()
+
+_COUNTED = (
+    "model messages documents_policy documents_instruction system tools tool_choice thinking output_config "
+    "chat_template_kwargs"
+).split()
 
 #: By the kind of a request. /tokenize counts what a chat would use: it takes a chat's other fields and needs none.
 PROTOCOLS: Mapping[str, Mapping[str, Field]] = {
@@ -204,6 +215,13 @@ INSIDE: Mapping[str, Mapping[str, Field]] = {
     "text": {
         **_obeyed("format"),
         "verbosity": _refused("say in the instructions how long the answer shall be", "medium"),
+    },
+    "reasoning": {
+        **_obeyed("effort"),
+        **dict.fromkeys(
+            ("summary", "generate_summary", "context", "mode"),
+            _harmless("says how hidden thoughts are kept or shown; here they are part of the answer"),
+        ),
     },
     "output_config": _obeyed("format effort"),
     "response_format.json_schema": _obeyed("name description schema strict"),

@@ -1,6 +1,7 @@
 """Every limit of a request, from the code that applies it, as a Markdown table (code/README.md)."""
 
 from chatbot_llm.engine import schema_check
+from chatbot_llm.rag import documents
 from chatbot_llm.routes import generate, structures, validation
 from chatbot_llm.settings import Settings
 
@@ -24,6 +25,8 @@ def table() -> str:
         ("compiling a request's schemas, seconds on all cores", default["schema_s"], "`CHATBOT_SCHEMA_S`"),
         ("what a schema may add to a token, ms: on average", round(schema_check.STEP_S * 1000), ""),
         ("what a schema may add to a token, ms: at worst", round(schema_check.WORST_S * 1000), ""),
+        ("documents", documents.MAX_DOCUMENTS, ""),
+        ("tokens kept for an answer to documents that names no `max_tokens`", documents.ANSWER_TOKENS, ""),
         ("prompts that `/generate` sends back, bytes for one sent", generate.MAX_ECHO, ""),
     ]
     return "\n".join(["| what | most | setting |", "|---|---|---|", *(f"| {a} | {b:,} | {c} |" for a, b, c in rows)])

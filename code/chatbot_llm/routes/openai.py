@@ -11,9 +11,9 @@ from chatbot_llm.engine.protocols import PROTOCOLS
 from chatbot_llm.engine.protocols.base import EngineRequest
 from chatbot_llm.errors import ApiError, BadRequest
 from chatbot_llm.observability import logs
+from chatbot_llm.rag import forms
+from chatbot_llm.routes import auth, validation
 from chatbot_llm.routes import generate as generation
-from chatbot_llm.routes import validation
-from chatbot_llm.routes.auth import EVENT
 from chatbot_llm.routes.deferred import Deferred, Streamed
 from chatbot_llm.serving.request import Request
 from chatbot_llm.serving.service import Service
@@ -92,6 +92,7 @@ def run(service: Service, kind: str, with_text: bool = False) -> Response:
         raise _no_model(service)
     known = _FC_HEADERS if on_function_compute() else {}
     platform = {field: logs.clean_id(request.headers.get(name)) for name, field in known.items()}
+    platform["key"] = auth.key_id(request, service.settings)
     one = Request(
         service,
         EngineRequest(
@@ -104,6 +105,7 @@ def run(service: Service, kind: str, with_text: bool = False) -> Response:
         arrived=arrived,
         limit_s=_deadline(service.settings.deadline_s),
         platform={name: value for name, value in platform.items() if value},
+        documents=forms.read(kind, body),
     )
     prompts: list[str] = []
     if with_text:
@@ -144,7 +146,7 @@ def _body() -> dict[str, Any]:
             code="unsupported_media_type",
         )
     body = validation.read_json(request.get_data())
-    if request.environ.get(EVENT):  # an event's answer comes whole
+    if request.environ.get(auth.EVENT):  # an event's answer comes whole
         body.pop("stream", None)
         body.pop("stream_options", None)
     return body

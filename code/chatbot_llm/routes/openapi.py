@@ -10,6 +10,7 @@ from typing import Any
 from flask import Blueprint, Response
 
 from chatbot_llm import __version__
+from chatbot_llm.rag.documents import MAX_DOCUMENTS, POLICIES
 from chatbot_llm.routes import fields
 
 JSON = dict[str, Any]
@@ -48,6 +49,22 @@ COUNT: JSON = {"type": ["integer", "null"], "minimum": 1}
 STRINGS: JSON = {"type": "array", "items": TEXT}
 ANY: JSON = {}
 
+#: From one code point of a text up to another.
+_PLACE: JSON = {"start_index": WHOLE, "end_index": WHOLE}
+#: What the answer is to rest on.
+_DOCUMENTS: JSON = {
+    "documents": {
+        "type": ["array", "null"],
+        "items": _ref("Document"),
+        "maxItems": MAX_DOCUMENTS,
+        "description": "What the answer is to rest on, best first; it then has annotations and grounding.",
+    },
+    "documents_policy": {"enum": [*POLICIES, None], "description": "What becomes of documents that do not fit."},
+    "documents_instruction": {
+        "type": ["string", "null"],
+        "description": "In place of the service's own; empty: none.",
+    },
+}
 #: Fields that chat and completion requests share.
 _SAMPLING: JSON = {
     "model": {"type": ["string", "null"], "description": "One of GET /v1/models; left out, the first of them."},
@@ -91,9 +108,14 @@ SCHEMAS: JSON = {
         role=_enum("system", "developer", "user", "assistant", "tool"),
         content={"anyOf": [TEXT, {"type": "array", "items": _object(["type", "text"], type=_enum("text"), text=TEXT)}]},
     ),
+    "Document": {
+        **_object(["text"], id=TEXT, title=TEXT, text={"type": "string", "minLength": 1}),
+        "additionalProperties": False,
+    },
     "ChatRequest": _object(
         ["messages"],
         messages={"type": "array", "minItems": 1, "items": _ref("Message")},
+        **_DOCUMENTS,
         max_completion_tokens=COUNT,
         response_format={"type": ["object", "null"]},
         **TOOLS,
@@ -108,6 +130,7 @@ SCHEMAS: JSON = {
         ["input"],
         input={"anyOf": [{**TEXT, "minLength": 1}, {"type": "array", "minItems": 1, "items": {"type": "object"}}]},
         instructions={"type": ["string", "null"]},
+        **_DOCUMENTS,
         max_output_tokens=COUNT,
         text={"type": ["object", "null"]},
         metadata={"type": ["object", "null"], "additionalProperties": TEXT},
@@ -136,7 +159,15 @@ SCHEMAS: JSON = {
     "Turn": _object(
         ["role", "content"],
         role=_enum("user", "assistant"),
-        content={"anyOf": [TEXT, {"type": "array", "items": _object(["type", "text"], type=_enum("text"), text=TEXT)}]},
+        content={"anyOf": [TEXT, {"type": "array", "items": {"anyOf": [_ref("TextBlock"), _ref("DocumentBlock")]}}]},
+    ),
+    "TextBlock": _object(["type", "text"], type=_enum("text"), text=TEXT),
+    "DocumentBlock": _object(
+        ["type", "source"],
+        type=_enum("document"),
+        title={"type": ["string", "null"]},
+        source=_object(["type", "data"], type=_enum("text"), data={"type": "string", "minLength": 1}),
+        citations={"type": ["object", "null"], "properties": {"enabled": {"type": "boolean"}}},
     ),
     "Said": _object(
         ["id", "type", "role", "model", "content", "usage"],
@@ -151,6 +182,29 @@ SCHEMAS: JSON = {
         ["type", "error"], type=_enum("error"), error=_object(["type", "message"], type=TEXT, message=TEXT)
     ),
     "Usage": _object(["prompt_tokens", "completion_tokens"], prompt_tokens=WHOLE, completion_tokens=WHOLE),
+    "Annotation": _object(
+        ["type", "kind", "url_citation", "document"],
+        type=_enum("url_citation"),
+        kind=_enum("mark", "verbatim"),
+        url_citation=_object(["start_index", "end_index", "title", "url"], **_PLACE, title=TEXT, url=TEXT),
+        document=_object(["number", "id"], number=WHOLE, id=TEXT, **_PLACE),
+    ),
+    "Grounding": _object(
+        ["documents", "left_out", "verbatim_share", "unknown_citations", "unsupported_quotes"],
+        documents=STRINGS,
+        left_out=STRINGS,
+        verbatim_share={"type": "number", "minimum": 0, "maximum": 1},
+        unknown_citations={"type": "array", "items": _object(["number", *_PLACE], number=WHOLE, **_PLACE)},
+        unsupported_quotes={"type": "array", "items": _object([*_PLACE], **_PLACE)},
+    ),
+    "Answer": {
+        "description": "With documents in the request; streamed, they come with the delta that ends a choice.",
+        **_object(
+            [],
+            annotations={"anyOf": [{"type": "array", "items": _ref("Annotation")}, {"type": "null"}]},
+            grounding=_ref("Grounding"),
+        ),
+    },
     "ChatCompletion": _object(
         ["id", "object", "created", "model", "choices", "usage"],
         id=TEXT,
@@ -159,7 +213,7 @@ SCHEMAS: JSON = {
         model=TEXT,
         choices={
             "type": "array",
-            "items": _object(["index", "message", "finish_reason"], index=WHOLE, message={"type": "object"}),
+            "items": _object(["index", "message", "finish_reason"], index=WHOLE, message=_ref("Answer")),
         },
         usage=_ref("Usage"),
     ),

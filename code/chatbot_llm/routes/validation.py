@@ -40,11 +40,13 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 _SHAPES: dict[str, type] = {
     "messages": list,
     "tools": list,
+    "documents": list,
     "response_format": dict,
     "structured_outputs": dict,
     "stream_options": dict,
     "chat_template_kwargs": dict,
     "text": dict,
+    "reasoning": dict,
     "output_config": dict,
 }
 #: Fields that hold schemas; their numbers may be as large as JSON's.
@@ -112,7 +114,10 @@ def _own(protocol: Protocol, body: dict[str, Any], settings: Settings) -> None:
     for name, shape in _SHAPES.items():
         if not isinstance(body.get(name, shape()), shape):
             raise BadRequest(f"{name}: must be {'a list' if shape is list else 'an object'}", param=name)
-    for name in ("stream_options", "text", "output_config"):
+    for name in ("stream", "echo"):  # read here and by vLLM, which takes "false" for false
+        if not isinstance(body.get(name, False), bool):
+            raise BadRequest(f"{name}: must be true or false", param=name)
+    for name in ("stream_options", "text", "reasoning", "output_config"):
         if name in body:
             fields.check(body[name], fields.INSIDE[name], name)
 

@@ -6,6 +6,8 @@ in flight). No HTTP and no engine in here. All on the event loop.
 
 import asyncio
 import math
+import time
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Protocol
 
@@ -36,13 +38,15 @@ class Admitted(Protocol):
 
 
 class Admission:
-    """Slots for `max_running` requests and places for `max_waiting` more."""
+    """Slots for `max_running` requests and places for `max_waiting` more. `clock`: seconds, frozen time left out."""
 
-    def __init__(self, max_running: int, max_waiting: int) -> None:
+    def __init__(self, max_running: int, max_waiting: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.max_running = max_running
         self.max_waiting = max_waiting
         self.draining = False
-        self._running: set[Admitted] = set()
+        self._clock, self._since, self._shared_s = clock, clock(), 0.0
+        #: What runs, and what `_share_s` said when it was let in.
+        self._running: dict[Admitted, float] = {}
         self._waiting: dict[Admitted, asyncio.Future[None]] = {}
         self._empty = asyncio.Event()
         self._empty.set()
@@ -62,7 +66,7 @@ class Admission:
         if self._closed:
             raise Unavailable("the engine is gone; send the request again", code="engine_unavailable", retry_after=5)
         if self._open and not self._waiting and len(self._running) < self.max_running:
-            self._running.add(request)
+            self._running[request] = self._share_s()
             self._empty.clear()
         elif len(self._waiting) < self.max_waiting + (0 if self._open else self.max_running):
             granted = self._waiting[request] = asyncio.get_running_loop().create_future()
@@ -78,7 +82,8 @@ class Admission:
     def leave(self, request: Admitted, service_s: float | None = None) -> None:
         """Give back the slot, held for `service_s` seconds, or the place. Calling it twice does no harm."""
         if request in self._running:
-            self._running.discard(request)
+            self._share_s()
+            del self._running[request]
             if service_s is not None:
                 self._service_s += SMOOTHING * (service_s - self._service_s)
         elif self._waiting.pop(request, None) is None:
@@ -116,6 +121,18 @@ class Admission:
         """(running, waiting)"""
         return len(self._running), len(self._waiting)
 
+    def card_s(self, request: Admitted) -> float:
+        """Seconds of the card that a running request has had: of each second its share, 1/n while n run."""
+        return self._share_s() - self._running[request] if request in self._running else 0.0
+
+    def _share_s(self) -> float:
+        """A clock that goes by 1/n of a second in a second in which n run, and stands while none does."""
+        now = self._clock()
+        if self._running:
+            self._shared_s += (now - self._since) / len(self._running)
+        self._since = now
+        return self._shared_s
+
     def retry_after(self) -> int:
         """Whole seconds after which a slot is likely to be free, from measured service times."""
         ahead = len(self._waiting) + 1
@@ -125,6 +142,6 @@ class Admission:
         while self._open and self._waiting and len(self._running) < self.max_running:
             request = next(iter(self._waiting))
             granted = self._waiting.pop(request)
-            self._running.add(request)
+            self._running[request] = self._share_s()
             if not granted.done():  # else its task was cancelled, and is about to leave
                 granted.set_result(None)

@@ -13,6 +13,8 @@ from chatbot_llm.engine.base import State
 from chatbot_llm.engine.protocols.base import EngineRequest
 from chatbot_llm.errors import ApiError, Unavailable
 from chatbot_llm.observability import tracing
+from chatbot_llm.rag import answering
+from chatbot_llm.rag.documents import Documents
 from chatbot_llm.serving.admission import Cause
 from chatbot_llm.serving.service import GRACE_S, Service
 
@@ -25,7 +27,8 @@ CUT_AGAIN_S = 0.1
 
 
 class Request:
-    """One request. `route` names it in the log; `platform` holds what Function Compute said of it.
+    """One request. `route` names it in the log; `platform` holds what Function Compute said of it,
+    `documents` what its answer is to rest on.
 
     Times are seconds on the clock of `time.monotonic`, frozen time left out.
     """
@@ -39,6 +42,7 @@ class Request:
         arrived: float,
         limit_s: float,
         platform: dict[str, str],
+        documents: Documents | None = None,
     ) -> None:
         self.engine_request = engine_request
         self.arrived = arrived
@@ -49,10 +53,13 @@ class Request:
         self._service = service
         self._route = route
         self._platform = platform
+        self._documents = documents
         self._task: asyncio.Task[object] | None = None
         self._cutting: asyncio.Task[None] | None = None
         self._span = tracing.Span(route, engine_request.trace, time.monotonic() - arrived)
         self._over = False
+        self._running = 0
+        self._card_s = 0.0
 
     # its way
 
@@ -84,9 +91,13 @@ class Request:
         engine, request = self._service.engine, self.engine_request
         await self._service.admission.enter(self)
         self.granted_at = time.monotonic()
+        self._running = self._service.admission.counts()[0]
         if request.prepared is None:
             engine.prepare(request)
-        answer = await engine.answer(request)
+        if self._documents is None:
+            answer = await engine.answer(request)
+        else:
+            answer = await answering.answer(engine, request, self._documents)
         if isinstance(answer, bytes):
             self.close(self.cause or "ok")
             return answer
@@ -170,6 +181,7 @@ class Request:
             self._cutting.cancel()
         service, request, now = self._service, self.engine_request, time.monotonic()
         service.deadlines.remove(self)
+        self._card_s = service.admission.card_s(self)
         service.admission.leave(self, None if self.granted_at is None else now - self.granted_at)
         metrics = service.metrics
         metrics.requests.labels(self._route, outcome).inc()
@@ -191,14 +203,16 @@ class Request:
             "stream": request.stream,
             "cold": cold,
             **self._platform,
+            "running": self._running,
             **request.usage,
+            **request.prefix,
             **{f"{name}_ms": value for name, value in self.times().items()},
         }
         log.info("request", extra={"fields": fields})
         self._span.end(fields)
 
     def times(self) -> dict[str, float]:
-        """Milliseconds: waiting for a slot, until the first token, decoding, all so far."""
+        """Milliseconds: waiting for a slot, until the first token, decoding, its share of the card, all so far."""
         now = time.monotonic()
         spans: dict[str, float] = {}
         if self.granted_at is not None:
@@ -210,6 +224,7 @@ class Request:
             {"time_to_first_token": "ttft", "generation": "decode", "queue": "engine_queue"}[name]: value
             for name, value in self.engine_request.timing.items()
         }
+        spans["card"] = 1000 * (self._card_s or self._service.admission.card_s(self))
         spans["total"] = (now - self.arrived) * 1000
         return {name: round(value, 1) for name, value in spans.items()}
 

@@ -5,6 +5,7 @@ Knows nothing of HTTP.
 
 import asyncio
 import logging
+import time
 
 from chatbot_llm.engine.base import Engine, Phase, State
 from chatbot_llm.errors import Unavailable
@@ -26,8 +27,10 @@ class Service:
         self.settings = settings
         self.engine = engine
         self.metrics = metrics
-        self.admission = Admission(settings.max_running, settings.max_waiting)
         self.deadlines = Deadlines()
+        self.admission = Admission(
+            settings.max_running, settings.max_waiting, lambda: time.monotonic() - self.deadlines.frozen_s
+        )
         self.answered = 0
         self._ticker: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[bool] | None = None

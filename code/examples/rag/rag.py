@@ -1,6 +1,6 @@
-"""The retrieval half in miniature: `python code/examples/rag/rag.py 'Why do units ice up?'` (needs openai, requests).
+"""The retrieval half in miniature: `python code/examples/rag/rag.py 'Why do units ice up?'` (needs openai).
 
-Picks passages, keeps as many as fit the context window by the model's own count, streams the answer, names its sources.
+Picks passages and sends them along as documents; the service fits them into the prompt and checks what is cited.
 """
 
 import argparse
@@ -11,19 +11,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import requests
 from openai import OpenAI
 
-# First in every prompt and always the same, so vLLM computes it once and then takes it from its prefix cache.
-SYSTEM = """\
-You help technicians who install and repair heating, ventilation and air conditioning. Answer from the numbered \
-passages only and put the number of each passage you used after the sentence, like [2]. If the passages do not \
-hold the answer, say so in one sentence and do not guess. Answer in the language of the question. Use short \
-sentences and plain words. Give numbers with their units, and do not convert them unless you are asked to. \
-Before any step on live parts, gas or refrigerant, remind the reader that it belongs in the hands of a qualified \
-person. Do not mention these instructions, the passages as such, or how the answer was made. Do not repeat the \
-question. At most six sentences."""
-ANSWER_TOKENS = 300
+SYSTEM = "You help technicians who service heat pumps and air conditioners. Use plain words and at most six sentences."
 
 
 def retrieve(passages: list[dict[str, str]], question: str, most: int = 6) -> list[dict[str, str]]:
@@ -36,50 +26,46 @@ def retrieve(passages: list[dict[str, str]], question: str, most: int = 6) -> li
     return [passages[at] for at in best if scores[at] > 0]
 
 
-def prompt(passages: list[dict[str, str]], question: str) -> list[Any]:
-    listed = "\n".join(f"[{at}] {passage['title']}: {passage['text']}" for at, passage in enumerate(passages, 1))
-    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": f"{listed}\n\nQuestion: {question}"}]
-
-
-def fit(url: str, key: str, passages: list[dict[str, str]], question: str) -> list[dict[str, str]]:
-    """As many of the best passages as leave room for the answer."""
-    while passages:
-        body = {"messages": prompt(passages, question)}
-        reply = requests.post(f"{url}/tokenize", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=60)
-        reply.raise_for_status()
-        if reply.json()["count"] + ANSWER_TOKENS <= reply.json()["max_model_len"]:
-            break
-        passages = passages[:-1]
-    return passages
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Answer a question from passages, with sources.")
+    parser = argparse.ArgumentParser(description="Answer a question from passages, with checked sources.")
     parser.add_argument("question")
     parser.add_argument("--url", default="http://localhost:8000", help="the service (default: %(default)s)")
     parser.add_argument(
         "--passages", type=Path, default=Path(__file__).with_name("hvac.json"), help="JSON: title, text"
     )
     args = parser.parse_args()
-    key = os.environ.get("CHATBOT_API_KEY") or "none-needed"
-    passages = fit(args.url, key, retrieve(json.loads(args.passages.read_text()), args.question), args.question)
-    client = OpenAI(base_url=f"{args.url}/v1", api_key=key)
+    client = OpenAI(base_url=f"{args.url}/v1", api_key=os.environ.get("CHATBOT_API_KEY") or "none-needed")
+    documents = retrieve(json.loads(args.passages.read_text()), args.question)
     stream = client.chat.completions.create(
         model=client.models.list().data[0].id,
-        messages=prompt(passages, args.question),
-        max_tokens=ANSWER_TOKENS,
+        messages=[{"role": "system", "content": SYSTEM}, {"role": "user", "content": args.question}],
+        max_tokens=300,
         temperature=0,
         stream=True,
         stream_options={"include_usage": True},
+        extra_body={"documents": documents, "documents_policy": "drop_last"},
     )
     answer, usage = "", None
+    found: dict[str, Any] = {}
     for chunk in stream:
         usage = chunk.usage or usage
-        piece = (chunk.choices[0].delta.content if chunk.choices else "") or ""
-        answer += piece
-        print(piece, end="", flush=True)
-    cited = [passage for at, passage in enumerate(passages, 1) if f"[{at}]" in answer] or passages
-    print("\n\nSources:", "; ".join(passage["title"] for passage in cited) or "none")
+        for choice in chunk.choices:
+            answer += choice.delta.content or ""
+            print(choice.delta.content or "", end="", flush=True)
+            found |= choice.delta.model_extra or {}  # annotations and grounding, with the last one
+    report(answer, found, usage)
+
+
+def report(answer: str, found: dict[str, Any], usage: Any) -> None:
+    """What of the answer stands where, and what does not."""
+    grounding = found.get("grounding", {})
+    cited = dict.fromkeys(each["url_citation"]["title"] for each in found.get("annotations", ()))
+    print("\n\nSources:", "; ".join(cited) or "none")
+    for quote in grounding.get("unsupported_quotes", ()):
+        print("In no passage:", answer[quote["start_index"] : quote["end_index"]])
+    if left_out := grounding.get("left_out"):
+        print(f"{len(left_out)} passages did not fit")
+    print(f"Word for word: {grounding.get('verbatim_share', 0):.0%}")
     if usage and usage.prompt_tokens_details:
         cached = usage.prompt_tokens_details.cached_tokens
         print(f"{cached} of {usage.prompt_tokens} prompt tokens came from the prefix cache")

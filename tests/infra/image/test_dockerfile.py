@@ -59,6 +59,14 @@ def test_hadolint_has_nothing_to_say() -> None:
     assert found.returncode == 0, found.stdout
 
 
+def test_no_parser_is_fetched_to_read_the_dockerfile() -> None:
+    """`# syntax=` would fetch one from Docker Hub; what is needed instead is said where the tools are listed."""
+    head = "\n".join(line for line in DOCKERFILE.splitlines()[:20] if line.startswith("#"))
+    assert not re.search(r"^#\s*syntax\s*=", head, flags=re.M)
+    (least,) = re.findall(r"Docker (\d+) or newer", head)
+    assert f"Docker {least} or newer with buildx" in (ROOT / "infra" / "README.md").read_text()
+
+
 def test_the_base_is_pinned_by_digest() -> None:
     (base,) = re.findall(r"^ARG PYTHON_IMAGE=(.+)$", DOCKERFILE, flags=re.M)
     assert re.fullmatch(r"python:3\.12\.\d+-slim-bookworm@sha256:[0-9a-f]{64}", base)

@@ -177,6 +177,28 @@ def test_with_a_gpu_the_image_runs_with_the_cards_and_fcs_environment(
     assert "rm --force" in asked
 
 
+def test_without_a_gpu_the_image_itself_goes_through_every_step_when_asked_to(
+    run: Run, docker: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    docker("NVIDIA L4", "8.9")
+    finished = run("--image", IMAGE, "--scripted", CHATBOT_ENGINE="vllm")
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert steps(finished.stdout) == STEPS
+    assert "its model and vLLM are not" in finished.stdout
+    asked = (tmp_path / "asked").read_text()
+    (started,) = [line for line in asked.splitlines() if line.startswith("run ")]
+    assert "--gpus" not in started
+    for words in ("--read-only --tmpfs /tmp", "--cap-drop=ALL", "--env CHATBOT_ENGINE=scripted"):
+        assert words in started
+    assert "rm --force" in asked
+
+
+def test_without_docker_the_image_cannot_be_tried(run: Run) -> None:
+    finished = run("--scripted", PATH=str(Path(sys.executable).parent))
+    assert finished.returncode == 1
+    assert finished.stderr == "error: docker is not installed here, and --scripted tries the image\n"
+
+
 @pytest.mark.skipif(shutil.which("pgrep") is None, reason="procps is not installed")
 def test_on_a_t4_the_acceptance_run_comes_too_and_its_caches_are_kept(
     run: Run, docker: Callable[[str, str], None], tmp_path: Path

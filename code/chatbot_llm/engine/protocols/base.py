@@ -122,6 +122,8 @@ class EngineRequest:
     #: Prompt and completion tokens, and the engine's own times in ms, as far as it knows them.
     usage: dict[str, int] = field(default_factory=dict)
     timing: dict[str, float] = field(default_factory=dict)
+    #: What it shares with others: `cached_tokens`, `prompt_blocks` (observability/prefix.py), as far as known.
+    prefix: dict[str, int | str] = field(default_factory=dict)
     #: It was cut short: its answer says so as if its tokens had run out.
     cut: bool = False
     #: The protocol's own, amid a stream.
@@ -138,3 +140,8 @@ class EngineRequest:
     @cached_property
     def chat(self) -> dict[str, Any]:
         return self.protocol.as_chat(self.body)
+
+    def ask(self, body: dict[str, Any]) -> None:
+        """Ask for something else; it is to be prepared anew."""
+        self.body = body
+        vars(self).pop("chat", None)

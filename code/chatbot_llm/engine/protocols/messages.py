@@ -52,7 +52,7 @@ class Messages(Protocol):
         return isinstance(said, list) and (
             any(name in event for name in _MARKS)
             or any("input_schema" in tool for tool in _dicts(tools))
-            or any(block.get("type") in _BLOCKS for block in blocks)
+            or any(block.get("type") in (*_BLOCKS, "document") for block in blocks)
         )
 
     def model(self, body: Mapping[str, Any]) -> str:
@@ -72,11 +72,18 @@ class Messages(Protocol):
         choice = body.get("tool_choice", {})
         if not isinstance(choice, dict):
             raise _wrong("tool_choice", "must be an object with a type: auto, any, tool or none")
-        view["tool_choice"] = choice.get("type", "auto")
+        view["tool_choice"] = _choice(choice, [tool["function"]["name"] for tool in view.get("tools", ())])
+        thinking = body.get("thinking", {"type": "disabled"})
+        if not isinstance(thinking, dict):
+            raise _wrong("thinking", "must be an object with a type: enabled, disabled or adaptive")
+        if thinking.get("type") not in ("enabled", "disabled", "adaptive"):
+            raise _wrong("thinking.type", "must be enabled, disabled or adaptive")
         wanted = body.get("output_config", {}).get("format")
         if isinstance(wanted, dict):
             rest = {name: value for name, value in wanted.items() if name != "type"}
-            view["response_format"] = {"type": wanted.get("type"), "json_schema": {"name": "answer", **rest}}
+            if wanted.get("type") != "json_schema":
+                raise _wrong("output_config.format.type", "must be json_schema")
+            view["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", **rest}}
         elif wanted is not None:
             raise _wrong("output_config.format", "must be an object")
         return view
@@ -189,7 +196,7 @@ def _message(message: Any, place: str) -> dict[str, Any]:
     if message.get("role") not in ("user", "assistant", "system"):
         raise _wrong(f"{place}.role", "must be user or assistant")
     blocks = _blocks(message.get("content"), f"{place}.content")
-    texts = [_text(block, f"{place}.content[{at}]", inside=False) for at, block in enumerate(blocks)]
+    texts = [_text(block, f"{place}.content[{at}]", message["role"]) for at, block in enumerate(blocks)]
     return {"role": message["role"], "content": [{"type": "text", "text": text} for text in texts]}
 
 
@@ -201,24 +208,62 @@ def _blocks(content: Any, place: str) -> list[Any]:
     return content
 
 
-def _text(block: Any, place: str, inside: bool = True) -> str:
-    """The text of a block. Raises BadRequest for all that is not text, and for calls where they cannot stand."""
+def _text(block: Any, place: str, role: str = "") -> str:
+    """The text of a block. Raises BadRequest for all but text inside a block, and for what this role does not say."""
     kind = block.get("type") if isinstance(block, dict) else None
     if kind == "text":
         if not isinstance(block.get("text"), str):
             raise _wrong(f"{place}.text", "must be a string")
         return str(block["text"])
-    if inside or kind not in _BLOCKS:
-        accepted = "text" if inside else "text, tool_use, tool_result and thinking"
+    if kind == "document" and role:
+        return " ".join(document(block, place).values())
+    if not role or kind not in _BLOCKS:
+        accepted = "text, document, tool_use, tool_result and thinking" if role else "text"
         raise _wrong(place, f"only blocks of type {accepted} are accepted")
+    speaker = "user" if kind == "tool_result" else "assistant"
+    if role != speaker:  # vLLM would drop it, or write it down as text
+        raise _wrong(place, f"a {kind} stands in messages of {speaker} only")
     if kind == "tool_use":
         if not isinstance(block.get("name"), str) or not isinstance(block.get("input"), dict):
             raise _wrong(place, "a tool_use needs a name and, as input, an object")
         return json.dumps(block["input"])
     if kind == "tool_result":
-        parts = _blocks(block.get("content") or "", f"{place}.content")
+        given = block.get("content")
+        parts = _blocks([] if given is None else given, f"{place}.content")
         return "\n".join(_text(part, f"{place}.content[{at}]") for at, part in enumerate(parts))
     return ""
+
+
+def document(block: dict[str, Any], place: str) -> dict[str, str]:
+    """Title and text of a document block. Raises BadRequest for any that is not plain text."""
+    if block.get("context"):
+        raise _wrong(f"{place}.context", "put it into the document's text")
+    if not isinstance(block.get("citations") or {}, dict):
+        raise _wrong(f"{place}.citations", 'must be an object: {"enabled": true}')
+    title, source = block.get("title") or "", block.get("source")
+    source = source if isinstance(source, dict) else {}
+    text = source.get("data") if source.get("type") == "text" else None
+    if source.get("type") == "content":
+        parts = _blocks(source.get("content"), f"{place}.source.content")
+        text = "\n".join(_text(part, f"{place}.source.content[{at}]") for at, part in enumerate(parts))
+    if not isinstance(text, str) or not isinstance(title, str) or not text.strip():
+        raise _wrong(
+            f"{place}.source",
+            "must be of type text, with data, or of type content, with text; nothing is read from files",
+        )
+    return {"title": title, "text": text}
+
+
+def _choice(choice: dict[str, Any], tools: list[Any]) -> str:
+    """The type of a tool_choice that can be obeyed."""
+    kind = choice.get("type", "auto")
+    if kind not in ("auto", "any", "tool", "none"):
+        raise _wrong("tool_choice.type", "must be auto, any, tool or none")
+    if kind in ("any", "tool") and not tools:
+        raise _wrong("tool_choice", "there are no tools to choose from; send tools")
+    if kind == "tool" and choice.get("name") not in tools:
+        raise _wrong("tool_choice.name", "must be the name of one of the tools")
+    return str(kind)
 
 
 def _tool(tool: Any, place: str) -> dict[str, Any]:

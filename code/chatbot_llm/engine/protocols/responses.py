@@ -34,6 +34,7 @@ class Responses(Protocol):
     last = (b"event: response.completed\n", b"event: response.incomplete\n", b"event: response.failed\n")
     prompt = "input"
     words = (
+        (r'"json_schema": \{("name": "\.\.\.", "schema": \{\.\.\.\})\}', r"\1"),
         (r"^messages\b", "input"),
         (r"\bmax_(completion_)?tokens\b", "max_output_tokens"),
         (r"(\.tool_calls(\[\d+\])?)?\.function\b|\.tool_calls$", ""),
@@ -151,13 +152,13 @@ def _message(item: Any, place: str) -> dict[str, Any]:
     kind = item.get("type") or "message" if isinstance(item, dict) else None
     if kind == "message":
         return {"role": item.get("role"), "content": item.get("content")}
+    if kind in ("function_call", "function_call_output") and not isinstance(item.get("call_id"), str):
+        raise _wrong(f"{place}.call_id", "must be a string")
     if kind == "function_call":
-        if not isinstance(item.get("call_id"), str):
-            raise _wrong(f"{place}.call_id", "must be a string")
         call = {"function": {"name": item.get("name"), "arguments": item.get("arguments")}}
         return {"role": "assistant", "content": None, "tool_calls": [call]}
     if kind == "function_call_output":
-        return {"role": "tool", "content": item.get("output")}
+        return {"role": "tool", "content": _output(item.get("output"), f"{place}.output")}
     if kind == "reasoning":
         if item.get("encrypted_content"):
             raise _wrong(place, "encrypted reasoning cannot be read here; leave this item out")
@@ -167,6 +168,18 @@ def _message(item: Any, place: str) -> dict[str, Any]:
             place, "nothing is stored here to refer to; send the item itself (many clients do with store: false)"
         )
     raise _wrong(place, "only items of type message, function_call, function_call_output and reasoning are accepted")
+
+
+def _output(output: Any, place: str) -> str | list[Any]:
+    """What a function gave back; whatever else a part may be is judged as in any message."""
+    if not isinstance(output, str | list):
+        raise _wrong(place, "must be a string or a list of parts")
+    for at, part in enumerate(output if isinstance(output, list) else ()):
+        if not isinstance(part, dict) or part.get("type") not in ("input_text", "output_text", "text"):
+            raise _wrong(f"{place}[{at}]", "only parts of type input_text are accepted")
+        if not isinstance(part.get("text"), str):
+            raise _wrong(f"{place}[{at}].text", "must be a string")
+    return output
 
 
 def _thoughts(item: dict[str, Any], place: str) -> list[dict[str, Any]]:

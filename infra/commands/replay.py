@@ -1,0 +1,193 @@
+"""replay: a log's requests sent again to a service, at the same or another speed, and the two pages side by side.
+
+For trying a release, a flag or a bigger card with one's own load. No text is known, and none is needed: a prompt is
+made of words that are one token each, as many as the log says; where prompts began alike (`prompt_blocks`), these do,
+and an answer is made as long as it was. Times of the replay are those of this client. Requests that had no tokens
+(refused, gone before the first one, /tokenize) are left out; those of other protocols are sent as chats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import requests
+from rich import box
+from rich.table import Table
+
+from infra.commands import report, request_log, smoke
+from infra.commands.screen import console, progress
+from infra.errors import CheckFailed, WrongUsage
+from infra.fc import keys
+from infra.fc.prices import Size
+
+#: Tokens of one of `prompt_blocks` (chatbot_llm/observability/prefix.py).
+BLOCK = 64
+#: Requests under way at once, at most: beyond it they come later than in the log.
+AT_ONCE = 256
+#: Common enough to be one token, with the space before, in every tokenizer that was trained on English.
+WORDS = (
+    "the of and to in is you that it he was for on are as with his they at be this have from or one had by but not "
+    "what all were we when your can said there use an each which she do how their if will up other about out many then"
+).split()
+_QUERY = """
+    SELECT ended - to_milliseconds(coalesce(total_ms, 0)::BIGINT) AS arrived, route, stream,
+        prompt_tokens AS prompt, completion_tokens AS completion, prompt_blocks AS blocks
+    FROM entries WHERE msg = 'request' ORDER BY arrived
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("log", metavar="LOG", help="a file, .gz too")
+    parser.add_argument("url", metavar="URL", help="of the service that shall answer")
+    parser.add_argument("--speed", type=float, default=1.0, metavar="X", help="2: in half the time (%(default)s)")
+    parser.add_argument("--since", default="0001-01-01", metavar="T", help="from then on, UTC")
+    parser.add_argument("--until", default="9999-12-31", metavar="T", help="before that")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Send, wait, print. Raises WrongUsage if the log has nothing to send, CheckFailed if the service cannot answer."""
+    if args.speed <= 0:
+        raise WrongUsage("--speed must be above 0")
+    span = request_log.check_moment(args.since), request_log.check_moment(args.until)
+    rows = request_log.ask([args.log], _QUERY, *span, more={"stream": "BOOLEAN", "prompt_blocks": "VARCHAR"})
+    asked = [row for row in rows if row["prompt"] and row["completion"]]
+    if not asked:
+        raise WrongUsage(f"{args.log} has no request with tokens in this span: there is nothing to send")
+    client = Client(smoke.Deployment(args.url, keys.own()))
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="replay-") as folder, progress() as shown:
+        log = Path(folder) / "log"
+        with ThreadPoolExecutor(AT_ONCE) as callers:
+            sent = []
+            for at, row in enumerate(asked):
+                due = began + (row["arrived"] - asked[0]["arrived"]).total_seconds() / args.speed
+                time.sleep(max(0.0, due - time.monotonic()))
+                sent.append(callers.submit(client.ask, row, at, due))
+                shown.say(f"{100 * at // len(asked)} % of {len(asked):,} sent")
+            lines = [one.result() for one in sent]
+        log.write_text("".join(f"{line}\n" for line, _ in lines))
+        late_s = max(late for _, late in lines)
+        before = report.make([args.log], _ANY, 0, "CNY", *span)
+        after = report.make([str(log)], _ANY, 0, "CNY")
+    console().print(side_by_side(before, after))
+    print(
+        f"{len(rows) - len(asked):,} requests of the log had no tokens and were left out; "
+        f"at most {late_s:.1f} s behind their time"
+    )
+
+
+#: The pages are made without a bill: what a replay costs is in the log of the service that answered.
+_ANY = Size(1, 1024, 0, 512)
+
+
+class Client:
+    """Makes the requests. Finds out first how many tokens the service adds to a prompt, by asking it."""
+
+    def __init__(self, deployment: smoke.Deployment) -> None:
+        self.deployment = deployment
+        self._added = {chat: self._overhead(chat) for chat in (True, False)}
+
+    def _overhead(self, chat: bool) -> int:
+        """Tokens beside the words. Raises CheckFailed where the words are not one token each."""
+        counts = []
+        for words in (WORDS[:1], WORDS):
+            try:
+                answer = smoke.read_json(self._post(*_request(chat, " ".join(words), 1, stream=False)))
+            except requests.RequestException as error:
+                raise CheckFailed(f"no connection to {self.deployment.url} ({type(error).__name__})") from None
+            counts.append(int((answer.get("usage") or {}).get("prompt_tokens") or 0))
+        if counts[1] - counts[0] != len(WORDS) - 1:
+            raise CheckFailed(
+                f"{len(WORDS)} common words are {counts[1] - counts[0] + 1} tokens here: no prompt can be made"
+            )
+        return counts[0] - 1
+
+    def _post(self, path: str, body: dict[str, Any], stream: bool = False) -> requests.Response:
+        headers = {"authorization": f"Bearer {self.deployment.api_key}"} if self.deployment.api_key else {}
+        where = self.deployment.url + path
+        return requests.post(where, json=body, headers=headers, timeout=self.deployment.timeout, stream=stream)
+
+    def prompt(self, row: dict[str, Any], number: int, chat: bool) -> str:
+        """Words: for each block those of its hash, then those of this request alone."""
+        words: list[str] = []
+        most = max(1, row["prompt"] - self._added[chat])
+        for at, block in enumerate(filter(None, (row["blocks"] or "").split("."))):
+            words += random.Random(block).choices(WORDS, k=BLOCK - (self._added[chat] if at == 0 else 0))
+        words += random.Random(number).choices(WORDS, k=max(0, most - len(words)))
+        return " ".join(words[:most])
+
+    def ask(self, row: dict[str, Any], number: int, due: float) -> tuple[str, float]:
+        """(a line in the form of the request log, seconds it was sent late)."""
+        chat = row["route"] not in ("/generate", "/v1/completions")
+        path, body = _request(chat, self.prompt(row, number, chat), row["completion"], bool(row["stream"]))
+        path = row["route"] if row["route"] in ("/chat", "/generate") else path
+        began = time.monotonic()
+        fields: dict[str, Any] = {"msg": "request", "route": path, "instance": self.deployment.url, "queue_ms": 0.0}
+        try:
+            with self._post(path, body, stream=True) as reply:
+                fields |= _read(reply, began)
+        except requests.RequestException as error:
+            fields["outcome"] = type(error).__name__
+        fields["total_ms"] = 1000 * (time.monotonic() - began)
+        if "ttft_ms" in fields:
+            fields["decode_ms"] = fields["total_ms"] - fields["ttft_ms"]
+        when = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
+        return f"{when}Z {json.dumps({'level': 'info', **fields})}", began - due
+
+
+def _request(chat: bool, words: str, tokens: int, stream: bool) -> tuple[str, dict[str, Any]]:
+    body: dict[str, Any] = {"max_tokens": tokens, "min_tokens": tokens, "ignore_eos": True}
+    body |= {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+    if chat:
+        return "/v1/chat/completions", body | {"messages": [{"role": "user", "content": words}]}
+    return "/v1/completions", body | {"prompt": words}
+
+
+def _read(reply: requests.Response, began: float) -> dict[str, Any]:
+    """Fields of the request log that an answer, whole or in pieces, tells."""
+    if reply.status_code != 200:
+        code = (
+            (reply.json().get("error") or {}).get("code") if "json" in reply.headers.get("content-type", "") else None
+        )
+        return {"outcome": code or str(reply.status_code)}
+    usage: dict[str, Any] = {}
+    fields: dict[str, Any] = {"outcome": "cut"}
+    if "event-stream" not in reply.headers.get("content-type", ""):
+        usage, fields = reply.json().get("usage") or {}, {"outcome": "ok"}
+        if ttft_ms := smoke.timing(reply.headers, "ttft"):
+            fields["ttft_ms"] = ttft_ms + (smoke.timing(reply.headers, "queue") or 0.0)
+    else:
+        for event in smoke.events(reply):
+            fields.setdefault("ttft_ms", 1000 * (time.monotonic() - began))
+            if event == "[DONE]":
+                fields["outcome"] = "ok"
+                break
+            usage = json.loads(event).get("usage") or usage
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+    counted = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
+    return fields | counted | ({} if cached is None else {"cached_tokens": cached})
+
+
+def side_by_side(before: report.Report, after: report.Report) -> Table:
+    """The log's page and the replay's, row by row."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("", "log", "replay"):
+        table.add_column(heading, justify="right" if heading else "left")
+    both = [one.everything for one in (before, after)]
+    for what in ("requests", "failed", "refused", "prompt", "completion"):
+        table.add_row(report.NAMES[what], *(f"{one[what] or 0:,}" for one in both))
+    table.add_row(report.NAMES["cached"], *(report.hits(one) for one in both))
+    for name in report.TIMES:
+        for at, quantile in enumerate(("p50", "p95", "p99")):
+            table.add_row(
+                f"{name} {quantile}, ms", *("-" if not one[name] else f"{one[name][at]:,.0f}" for one in both)
+            )
+    return table

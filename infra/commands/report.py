@@ -1,0 +1,292 @@
+"""report: what the service did and what it cost, from its own request log: a page of text, and one of HTML with plots.
+
+Times are as callers had them (TTFT: from arrival to the first token). Active seconds are those in which a card was
+busy; the log's shares (`card_ms`) add up to them. Function Compute rounds each busy span up to whole seconds, half a
+second on average, and a request that was let in alone began a span. A start is active too. Minimum instances hibernate
+otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import bisect
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from infra.commands import options, request_log
+from infra.commands.screen import console
+from infra.errors import InfraError, WrongUsage
+from infra.fc import template
+from infra.fc.prices import CU_PER_REQUEST, Size, price
+
+#: Columns of `_QUERY` -> what the page calls them.
+NAMES = {
+    "requests": "requests",
+    "failed": "not ok",
+    "refused": "refused with 429",
+    "prompt": "prompt tokens",
+    "completion": "completion tokens",
+    "cached": "prompt tokens found in the prefix cache",
+}
+#: FC rounds a busy span up to whole seconds (fc/prices.py): on average by this much, seconds.
+ROUNDED_S = 0.5
+#: Widest page, characters.
+WIDTH = 120
+TIMES = {
+    "TTFT": "queue_ms + ttft_ms",
+    "ITL": "CASE WHEN completion_tokens > 1 THEN decode_ms / (completion_tokens - 1) END",
+    "total": "total_ms",
+}
+# One pass: everything, then the same by day, by route, by key, by outcome and by step of time.
+_QUERY = """
+    , timed AS (SELECT *, msg = 'request' AS asked, date_trunc('day', ended)::DATE AS day, coalesce(key, '') AS who,
+        time_bucket(INTERVAL '$step minutes', ended) AS step FROM entries)
+    SELECT day, route, who, outcome, step, instance, grouping(day, route, who, outcome, step, instance) AS kind,
+        min(ended) AS first, max(ended) AS last, count(*) FILTER (asked) AS requests,
+        count(*) FILTER (asked AND outcome <> 'ok') AS failed, count(*) FILTER (outcome = 'overloaded') AS refused,
+        count(*) FILTER (NOT asked) AS starts, sum(start_s) AS start_s,
+        max(start_s) AS longest_start_s, count(*) FILTER (cold AND queue_ms > 1000) AS waited,
+        sum(prompt_tokens) AS prompt, sum(completion_tokens) AS completion, sum(cached_tokens) AS cached,
+        sum(prompt_tokens) FILTER (cached_tokens IS NOT NULL) AS cacheable,
+        sum(card_ms) / 1000 AS card_s, count(*) FILTER (running = 1) AS spans, $times
+    FROM timed GROUP BY GROUPING SETS ((), (day), (route), (who), (outcome), (step), (instance)) ORDER BY ALL
+"""
+#: What `grouping` says of a row: a bit for each column that it is not grouped by.
+EVERYTHING, DAY, ROUTE, KEY, OUTCOME, STEP, INSTANCE = 63, 31, 47, 55, 59, 61, 62
+KINDS = (EVERYTHING, DAY, ROUTE, KEY, OUTCOME, STEP, INSTANCE)
+#: Times are counted in bins of 2 % each (e^(1/50)): less memory than any other way to percentiles that was tried.
+BINS = 50
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    options.currency(parser)
+    parser.add_argument("log", nargs="*", default=["-"], metavar="LOG", help="files, .gz too (standard input)")
+    parser.add_argument("--since", default="0001-01-01", metavar="T", help="from then on, UTC, e.g. 2027-01-31T08:00")
+    parser.add_argument("--until", default="9999-12-31", metavar="T", help="before that")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="the same as a page with plots")
+    parser.add_argument("--step", type=int, default=60, metavar="MIN", help="minutes of a point in the plots (60)")
+    parser.add_argument("--min", type=int, metavar="N", help="min instances (default: s.yaml)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the page. Raises InfraError where the log holds no request of the span."""
+    if args.step < 1 or (args.min or 0) < 0:
+        raise WrongUsage("--step must be at least 1 minute and --min no less than 0")
+    props = template.render_any()
+    least = props["provisionConfig"]["defaultTarget"] if args.min is None else args.min
+    report = make(args.log, Size.of(props), least, args.currency, args.since, args.until, args.step)
+    screen = console()  # a file or a pipe has no width of its own
+    show(screen if screen.is_terminal else Console(width=WIDTH, emoji=False), report)
+    if args.html:
+        args.html.write_text(page(report), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Rows of `_QUERY`, and the bill: CU of all, and what one costs. Times in ms, `_s` seconds."""
+
+    everything: dict[str, Any]
+    rows: dict[int, list[dict[str, Any]]]
+    size: Size
+    currency: str
+    cu: float
+    hibernated_s: float
+    paid: float
+    step: int
+
+    def cost(self, row: dict[str, Any]) -> float:
+        """What a row's requests had of the card, and their invocations, at the mean price of a CU."""
+        cu = (row["card_s"] or 0) * self.size.cu_per_second("active") + row["requests"] * CU_PER_REQUEST
+        return cu * self.paid / self.cu if self.cu else 0.0
+
+
+def active_s(row: dict[str, Any]) -> float:
+    """Seconds that FC bills as active for the requests and starts of a row."""
+    return float((row["card_s"] or 0) + ROUNDED_S * row["spans"] + (row["start_s"] or 0))
+
+
+def make(
+    logs: Sequence[str],
+    size: Size,
+    least: int,
+    currency: str,
+    since: str = "0001-01-01",
+    until: str = "9999-12-31",
+    step: int = 60,
+) -> Report:
+    """Read the log and work out the bill. `least`: min instances; `step`: minutes. Raises InfraError: no requests."""
+    times = ", ".join(
+        f"histogram(CAST({BINS} * ln(greatest({what}, 0.01)) AS INTEGER)) "
+        f"FILTER (outcome = 'ok' AND ({what}) IS NOT NULL) AS {name}"
+        for name, what in TIMES.items()
+    )
+    query = _QUERY.replace("$times", times).replace("$step", str(step))
+    rows: dict[int, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+    for row in request_log.ask(logs, query, request_log.check_moment(since), request_log.check_moment(until)):
+        rows[row["kind"]].append(row | {name: _quantiles(row[name]) for name in TIMES})
+    everything = rows[EVERYTHING][0] if rows[EVERYTHING] else {"requests": 0}
+    if not everything["requests"]:
+        raise InfraError("no request of the service stands in this log, or none of this span: give the log of `s logs`")
+    months: dict[str, float] = {}
+    hibernated_s = 0.0
+    for day in rows[DAY]:
+        active = active_s(day)
+        asleep = max(0.0, least * _seconds_of(day, everything) - active)
+        hibernated_s += asleep
+        month = f"{day['day']:%Y-%m}"
+        months[month] = months.get(month, 0.0) + size.cu(active / 3600, asleep / 3600, day["requests"])
+    paid = float(sum(price(cu, currency) for cu in months.values()))
+    return Report(everything, rows, size, currency, sum(months.values()), hibernated_s, paid, step)
+
+
+def _quantiles(bins: dict[int, int] | None) -> list[float] | None:
+    """p50, p95 and p99 in ms, within 1 %, of times counted in bins."""
+    if not bins:
+        return None
+    places = sorted(bins)
+    below = list(itertools.accumulate(bins[place] for place in places))
+    return [math.exp(places[bisect.bisect_left(below, share * below[-1])] / BINS) for share in (0.5, 0.95, 0.99)]
+
+
+def _seconds_of(day: dict[str, Any], everything: dict[str, Any]) -> float:
+    """How much of a day the log covers: of its first and last day, a part."""
+    begin = datetime.combine(day["day"], datetime.min.time())
+    since = max(0.0, (everything["first"] - begin).total_seconds())
+    until = min(86_400.0, (everything["last"] - begin).total_seconds())
+    return float(until - since)
+
+
+def show(screen: Console, report: Report) -> None:
+    """The page as text."""
+    for part in (summary(report), times(report), outcomes(report)):
+        screen.print(part)
+    for kind, column, title in ((DAY, "day", "by day"), (ROUTE, "route", "by route"), (KEY, "who", "by key")):
+        screen.print(shares(report, kind, column, title))
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    for at, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if at else "left", no_wrap=True)
+    return table
+
+
+def _short(tokens: int) -> str:
+    return f"{tokens / 1e6:,.1f} M" if tokens >= 1e6 else f"{tokens:,}"
+
+
+def summary(report: Report) -> Table:
+    row, currency = report.everything, report.currency
+    prompt, completion = row["prompt"] or 0, row["completion"] or 0
+    hours = (row["last"] - row["first"]).total_seconds() / 3600
+    table = _table(f"{row['first']:%Y-%m-%d %H:%M} to {row['last']:%Y-%m-%d %H:%M} UTC ({hours:,.1f} h)", "", "")
+    facts = {NAMES[what]: f"{row[what] or 0:,}" for what in NAMES} | {
+        NAMES["refused"]: f"{row['refused']:,} ({row['refused'] / row['requests']:.2%})",
+        NAMES["cached"]: hits(row),
+        "instances": f"{sum(bool(one['instance']) for one in report.rows[INSTANCE]):,}",
+        "cold starts; the longest; requests that waited for one": (
+            f"{row['starts']:,}; {row['longest_start_s'] or 0:.1f} s; {row['waited']:,}"
+        ),
+        "active; hibernated": f"{active_s(row) / 3600:,.2f} h; {report.hibernated_s / 3600:,.2f} h",
+        f"cost, {currency} (list price)": f"{report.paid:,.2f}",
+    }
+    for what, tokens in (("tokens", prompt + completion), ("completion tokens", completion)):
+        facts[f"1,000 {what}, {currency}"] = f"{1000 * report.paid / tokens:.4f}" if tokens else "-"
+    for what, value in facts.items():
+        table.add_row(what, value)
+    return table
+
+
+def hits(row: dict[str, Any]) -> str:
+    """The share of prompt tokens that were cached, of the requests that say so."""
+    return f"{(row['cached'] or 0) / row['cacheable']:.1%}" if row["cacheable"] else "not in this log"
+
+
+def times(report: Report) -> Table:
+    table = _table("times of what ended well, ms", "", "p50", "p95", "p99")
+    for name in TIMES:
+        found = report.everything[name]
+        table.add_row(name, *(("-",) * 3 if found is None else (f"{value:,.0f}" for value in found)))
+    return table
+
+
+def outcomes(report: Report) -> Table:
+    table = _table("outcomes", "", "requests", "share")
+    for row in sorted(report.rows[OUTCOME], key=lambda row: -row["requests"]):
+        if row["requests"]:
+            share = row["requests"] / report.everything["requests"]
+            table.add_row(escape(row["outcome"] or "-"), f"{row['requests']:,}", f"{share:.2%}")
+    return table
+
+
+def shares(report: Report, kind: int, column: str, title: str) -> Table:
+    """What each day, route or key had of the card; nobody's are starts, rounding, hibernation."""
+    table = _table(title, "", "requests", "prompt", "answer", "p95 s", "card s", report.currency, "share")
+    left = report.paid
+    for row in report.rows[kind]:
+        if not row["requests"]:
+            continue
+        cost = report.cost(row)
+        left -= cost
+        slow = row["total"][1] / 1000 if row["total"] else None
+        table.add_row(
+            escape(str(row[column] or "no key")),
+            f"{row['requests']:,}",
+            *(_short(row[name] or 0) for name in ("prompt", "completion")),
+            "-" if slow is None else f"{slow:.2f}",
+            f"{row['card_s'] or 0:,.0f}",
+            f"{cost:,.2f}",
+            f"{cost / report.paid:.1%}" if report.paid else "-",
+        )
+    share = f"{left / report.paid:.1%}" if report.paid else "-"
+    table.add_row("nobody's", "", "", "", "", "", f"{left:,.2f}", share)
+    return table
+
+
+def page(report: Report) -> str:
+    """The page as one HTML file, nothing fetched."""
+    screen = Console(file=StringIO(), record=True, width=WIDTH, emoji=False)
+    show(screen, report)
+    text = screen.export_html(inline_styles=True)
+    return text.replace("</body>", plots(report) + "</body>")
+
+
+def plots(report: Report) -> str:
+    """Requests, times, busy cards and tokens over time, as SVG."""
+    import matplotlib  # slow to import, and only a plot needs it
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    steps = [row for row in report.rows[STEP] if row["requests"]]
+    when = [row["step"] for row in steps]
+    figure, axes = pyplot.subplots(4, 1, sharex=True, figsize=(11, 11))
+    asked, took, busy, told = axes
+    for name in ("requests", "failed", "refused"):
+        asked.plot(when, [row[name] for row in steps], marker=".", label=name)
+    for name in ("TTFT", "total"):
+        took.plot(
+            when, [row[name][1] / 1000 if row[name] else None for row in steps], marker=".", label=f"{name} p95, s"
+        )
+    busy.plot(when, [(row["card_s"] or 0) / (60 * report.step) for row in steps], marker=".", label="cards busy, mean")
+    told.plot(when, [(row["completion"] or 0) / (60 * report.step) for row in steps], marker=".", label="tokens/s")
+    for axis in axes:
+        axis.set_ylim(bottom=0)
+        axis.legend(loc="upper left")
+    figure.autofmt_xdate()
+    figure.tight_layout()
+    drawn = StringIO()
+    figure.savefig(drawn, format="svg")
+    pyplot.close(figure)
+    return drawn.getvalue()[drawn.getvalue().index("<svg") :]
