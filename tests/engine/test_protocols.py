@@ -251,6 +251,7 @@ def test_vllm_keeps_nothing_of_a_thousand_requests(tmp_path: Path) -> None:
     program = [sys.executable, str(Path(__file__).with_name("keeping.py"))]
     done = subprocess.run(program, env=env, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=580)
     assert done.returncode == 0, done.stderr[-3000:]
-    kept = json.loads(done.stdout.splitlines()[-1])
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("{")]  # the engine logs beside it
+    kept = json.loads(line)
     assert kept["stores"] == 0
-    assert kept["objects"] < 2000, "a request would leave at least some dozen"
+    assert kept["objects"] < 5000, f"a request that is kept is some dozen objects: {kept}"
