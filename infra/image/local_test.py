@@ -160,7 +160,7 @@ class Drill:
 
 
 def listens(host: str, port: int) -> bool:
-    """Whether somebody keeps a connection: Docker's proxy accepts for a container that is not there yet, and hangs up."""
+    """Whether somebody keeps a connection: Docker's proxy accepts for a container that is not up yet, and hangs up."""
     with suppress(OSError), socket.create_connection((host, port), timeout=1) as line:
         line.settimeout(0.2)
         try:
