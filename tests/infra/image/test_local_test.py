@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import yaml
 from infra import ROOT
 from infra.errors import CheckFailed
 from infra.fc.quotas import MAX_INITIALIZER_S, MAX_PRE_STOP_S
-from infra.image.local_test import Drill, Plan
+from infra.image.local_test import Drill, Plan, listens
 from infra.image.target import Process
 
 STEPS = ["listen", "initialize", "health", "invoke", "smoke", "pre-stop", "SIGTERM"]
@@ -90,6 +92,22 @@ def test_an_end_by_force_is_a_failure() -> None:
     drill = Drill(Stubborn([], {}, 1), Plan.read(ROOT / "s.yaml"), "http://127.0.0.1:1")
     with pytest.raises(CheckFailed, match="exit code 137"):
         drill.stop()
+
+
+def test_a_proxy_that_hangs_up_is_nobody_who_listens() -> None:
+    """Docker's, in front of a container that has not begun to listen."""
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        port = proxy.getsockname()[1]
+
+        def hang_up() -> None:
+            proxy.accept()[0].close()
+
+        answering = threading.Thread(target=hang_up)
+        answering.start()
+        assert not listens("127.0.0.1", port)
+        answering.join()
+        assert listens("127.0.0.1", port), "it waits to be spoken to"
+    assert not listens("127.0.0.1", port)
 
 
 # --- with a GPU: doubles of docker and nvidia-smi, the real entry point inside ---
