@@ -149,6 +149,8 @@ def test_renamed_flags_are_really_gone_and_their_successors_are_there() -> None:
 
 
 def models_of(kind: str) -> set[str]:
+    from anthropic.types import message_create_params as messages
+    from anthropic.types.beta import message_create_params as beta
     from openai.types import completion_create_params as completion
     from openai.types.chat import completion_create_params as chat
     from openai.types.responses import response_create_params as responses
@@ -164,7 +166,11 @@ def models_of(kind: str) -> set[str]:
         "tokenize": [tokenize.TokenizeChatRequest.model_fields, tokenize.TokenizeCompletionRequest.model_fields],
         "detokenize": [tokenize.DetokenizeRequest.model_fields],
         "responses": [ResponsesRequest.model_fields, responses.ResponseCreateParamsStreaming.__annotations__],
-        "messages": [AnthropicMessagesRequest.model_fields],
+        "messages": [
+            AnthropicMessagesRequest.model_fields,
+            messages.MessageCreateParamsStreaming.__annotations__,
+            beta.MessageCreateParamsStreaming.__annotations__,
+        ],
         "count": [AnthropicCountTokensRequest.model_fields],
     }
     return {name for known in theirs[kind] for name in known}
@@ -197,6 +203,12 @@ def test_the_fields_inside_are_vllms() -> None:
     assert inside["output_config"] == set(AnthropicOutputConfig.model_fields)
     assert inside["text"] == set(ResponseTextConfig.model_fields)
     assert inside["reasoning"] == set(Reasoning.model_fields)
+
+
+def test_the_sentence_about_budgets_of_thoughts_is_vllms() -> None:
+    from vllm.v1.engine import input_processor
+
+    assert '"thinking_token_budget is set but reasoning_config is' in inspect.getsource(input_processor)
 
 
 def test_limits_of_lists_are_vllms() -> None:

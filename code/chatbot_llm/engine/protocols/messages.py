@@ -14,6 +14,12 @@ _OWN = ("system", "stop_sequences", "tools", "tool_choice", "output_config", "th
 #: Fields that no chat of OpenAI's has: an event that holds one is Anthropic's.
 _MARKS = ("system", "stop_sequences", "thinking", "output_config", "anthropic_version", "anthropic_beta")
 _BLOCKS = ("tool_use", "tool_result", "thinking", "redacted_thinking")
+#: Fields of a tool that vLLM drops, what asks for nothing in them, and the way round.
+_TOOL_REFUSED: tuple[tuple[str, Any, str], ...] = (
+    ("input_examples", [], "put them into the description"),
+    ("defer_loading", False, "nothing searches for tools; send those that may be called"),
+    ("allowed_callers", ["direct"], "no code is run here; the model alone calls tools"),
+)
 #: HTTP status -> type of an error (Anthropic's documentation, "Errors"); the rest by its hundreds.
 _TYPES = {
     401: "authentication_error",
@@ -39,6 +45,10 @@ class Messages(Protocol):
         (r"\bresponse_format(\.json_schema)?\b", "output_config.format"),
         (r"\bmax_completion_tokens\b", "max_tokens"),
         (r"\bstop\b(?=: at most|$)", "stop_sequences"),
+        (
+            r"(?s)thinking_token_budget is set but reasoning_config.*",
+            'thinking: the model served here keeps no budget of thoughts; leave it out, or send {"type": "disabled"}',
+        ),
     )
 
     # asking
@@ -251,6 +261,9 @@ def _tool(tool: Any, place: str) -> dict[str, Any]:
         )
     if not isinstance(tool.get("input_schema"), dict):
         raise _wrong(f"{place}.input_schema", "must be a JSON schema, an object")
+    for name, neutral, why in _TOOL_REFUSED:
+        if tool.get(name) not in (None, neutral):
+            raise _wrong(f"{place}.{name}", f"not accepted here: {why}")
     function = {"name": tool.get("name"), "parameters": tool["input_schema"], "strict": tool.get("strict")}
     return {"type": "function", "function": function}
 
