@@ -47,6 +47,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].role: must be user or assistant"),
     ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content: must be a string or a list of blocks"),
     ({"messages": [{"role": "user", "content": ""}] * 2200}, "messages: at most 2000"),
+    (
+        blocks({"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": ""}] * 2200}),
+        "messages: at most 2000",
+    ),
+    ({"system": [{"type": "text", "text": ""}] * 2200}, f"system: at most {validation.MAX_MESSAGES} blocks, not 2200"),
     ({"system": [IMAGE]}, "system[0]: only blocks of type text are accepted"),
     ({"system": 5}, "system: must be a string or a list of blocks"),
     ({"system": "x" * 20_000}, "the text has"),
