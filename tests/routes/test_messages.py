@@ -52,6 +52,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "messages: at most 2000",
     ),
     ({"system": [{"type": "text", "text": ""}] * 2200}, f"system: at most {validation.MAX_MESSAGES} blocks, not 2200"),
+    (blocks(), "messages[1].content: must hold a block with something in it"),
+    (blocks({"type": "text", "text": ""}), "messages[1].content: must hold a block with something in it"),
     ({"system": [IMAGE]}, "system[0]: only blocks of type text are accepted"),
     ({"system": 5}, "system: must be a string or a list of blocks"),
     ({"system": "x" * 20_000}, "the text has"),

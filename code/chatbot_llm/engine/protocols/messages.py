@@ -218,6 +218,9 @@ def _message(message: Any, place: str) -> dict[str, Any]:
         if block["type"] == "tool_result" and (given := block.get("content")) is not None:
             parts = _blocks(given, f"{where}.content")
             texts += [_text(part, f"{where}.content[{number}]") for number, part in enumerate(parts)]
+    if message["role"] == "user" and not isinstance(message["content"], str):
+        if not any(block["type"] == "tool_result" or block["text"] for block in blocks):  # vLLM drops such a message
+            raise _wrong(f"{place}.content", "must hold a block with something in it")
     return {"role": message["role"], "content": [{"type": "text", "text": text} for text in texts]}
 
 
