@@ -6,14 +6,17 @@ Run this first after changing the version: what fails here is what to look at in
 import importlib.util
 import inspect
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from chatbot_llm.engine import enforced, profiles, schema_helper
 from chatbot_llm.engine import startup_phases as phases
 from chatbot_llm.engine.protocols import PROTOCOLS
-from chatbot_llm.engine.protocols.base import Protocol
+from chatbot_llm.engine.protocols.base import EngineRequest, Protocol
 from chatbot_llm.engine.vllm_engine import _free, engine_modules
+from chatbot_llm.engine.vllm_errors import refusal
 from chatbot_llm.routes import fields, validation
 
 # What vLLM, torch and transformers warn of while being imported is theirs.
@@ -203,6 +206,25 @@ def test_the_fields_inside_are_vllms() -> None:
     assert inside["output_config"] == set(AnthropicOutputConfig.model_fields)
     assert inside["text"] == set(ResponseTextConfig.model_fields)
     assert inside["reasoning"] == set(Reasoning.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "place"),
+    [
+        ("chat", {"messages": [{"role": "user", "content": "a"}], "stop": {}}, "stop"),
+        ("responses", {"input": "a", "stop": {}}, "stop"),
+        ("messages", {"messages": [{"role": "user", "content": "a"}]}, "max_tokens"),
+        ("messages", {"messages": [{"role": "user", "content": "a"}], "max_tokens": 5, "top_k": []}, "top_k"),
+    ],
+)
+def test_what_vllms_models_refuse_is_named_as_the_caller_wrote_it(kind: str, body: dict[str, Any], place: str) -> None:
+    protocol = PROTOCOLS[kind]
+    module, _, name = protocol.model(body).partition(":")
+    asked = protocol.asked(EngineRequest(protocol, body), "model")
+    with pytest.raises(ValidationError) as refused:
+        getattr(importlib.import_module(module), name).model_validate(asked)
+    told = refusal(refused.value, body)
+    assert told.param == place and told.message.startswith(f"{place}: ")
 
 
 def test_the_sentence_about_budgets_of_thoughts_is_vllms() -> None:
