@@ -6,14 +6,17 @@ Run this first after changing the version: what fails here is what to look at in
 import importlib.util
 import inspect
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from chatbot_llm.engine import enforced, profiles, schema_helper
 from chatbot_llm.engine import startup_phases as phases
 from chatbot_llm.engine.protocols import PROTOCOLS
-from chatbot_llm.engine.protocols.base import Protocol
+from chatbot_llm.engine.protocols.base import EngineRequest, Protocol
 from chatbot_llm.engine.vllm_engine import _free, engine_modules
+from chatbot_llm.engine.vllm_errors import refusal
 from chatbot_llm.routes import fields, validation
 
 # What vLLM, torch and transformers warn of while being imported is theirs.
@@ -149,6 +152,8 @@ def test_renamed_flags_are_really_gone_and_their_successors_are_there() -> None:
 
 
 def models_of(kind: str) -> set[str]:
+    from anthropic.types import message_create_params as messages
+    from anthropic.types.beta import message_create_params as beta
     from openai.types import completion_create_params as completion
     from openai.types.chat import completion_create_params as chat
     from openai.types.responses import response_create_params as responses
@@ -164,7 +169,11 @@ def models_of(kind: str) -> set[str]:
         "tokenize": [tokenize.TokenizeChatRequest.model_fields, tokenize.TokenizeCompletionRequest.model_fields],
         "detokenize": [tokenize.DetokenizeRequest.model_fields],
         "responses": [ResponsesRequest.model_fields, responses.ResponseCreateParamsStreaming.__annotations__],
-        "messages": [AnthropicMessagesRequest.model_fields],
+        "messages": [
+            AnthropicMessagesRequest.model_fields,
+            messages.MessageCreateParamsStreaming.__annotations__,
+            beta.MessageCreateParamsStreaming.__annotations__,
+        ],
         "count": [AnthropicCountTokensRequest.model_fields],
     }
     return {name for known in theirs[kind] for name in known}
@@ -197,6 +206,31 @@ def test_the_fields_inside_are_vllms() -> None:
     assert inside["output_config"] == set(AnthropicOutputConfig.model_fields)
     assert inside["text"] == set(ResponseTextConfig.model_fields)
     assert inside["reasoning"] == set(Reasoning.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "place"),
+    [
+        ("chat", {"messages": [{"role": "user", "content": "a"}], "stop": {}}, "stop"),
+        ("responses", {"input": "a", "stop": {}}, "stop"),
+        ("messages", {"messages": [{"role": "user", "content": "a"}]}, "max_tokens"),
+        ("messages", {"messages": [{"role": "user", "content": "a"}], "max_tokens": 5, "top_k": []}, "top_k"),
+    ],
+)
+def test_what_vllms_models_refuse_is_named_as_the_caller_wrote_it(kind: str, body: dict[str, Any], place: str) -> None:
+    protocol = PROTOCOLS[kind]
+    module, _, name = protocol.model(body).partition(":")
+    asked = protocol.asked(EngineRequest(protocol, body), "model")
+    with pytest.raises(ValidationError) as refused:
+        getattr(importlib.import_module(module), name).model_validate(asked)
+    told = refusal(refused.value, body)
+    assert told.param == place and told.message.startswith(f"{place}: ")
+
+
+def test_the_sentence_about_budgets_of_thoughts_is_vllms() -> None:
+    from vllm.v1.engine import input_processor
+
+    assert '"thinking_token_budget is set but reasoning_config is' in inspect.getsource(input_processor)
 
 
 def test_limits_of_lists_are_vllms() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from chatbot_llm.engine.protocols import PROTOCOLS
 from chatbot_llm.errors import BadRequest
 from chatbot_llm.routes import validation
 from chatbot_llm.settings import Settings
@@ -46,12 +47,25 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].role: must be user or assistant"),
     ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content: must be a string or a list of blocks"),
     ({"messages": [{"role": "user", "content": ""}] * 2200}, "messages: at most 2000"),
+    (
+        blocks({"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": ""}] * 2200}),
+        "messages: at most 2000",
+    ),
+    ({"system": [{"type": "text", "text": ""}] * 2200}, f"system: at most {validation.MAX_MESSAGES} blocks, not 2200"),
+    (blocks(), "messages[1].content: must hold a block with something in it"),
+    (blocks({"type": "text", "text": ""}), "messages[1].content: must hold a block with something in it"),
     ({"system": [IMAGE]}, "system[0]: only blocks of type text are accepted"),
     ({"system": 5}, "system: must be a string or a list of blocks"),
     ({"system": "x" * 20_000}, "the text has"),
     ({"max_tokens": 10**6}, "max_tokens: at most 4096"),
     ({"stop_sequences": ["a"] * 5}, "stop_sequences: at most 4, not 5"),
     ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type: only tools of your own"),
+    ({"tools": [{**TOOL, "input_examples": [{}]}]}, "tools[0].input_examples: not accepted here"),
+    ({"tools": [{**TOOL, "defer_loading": True}]}, "tools[0].defer_loading: not accepted here"),
+    ({"tools": [{**TOOL, "allowed_callers": ["code_execution_20250825"]}]}, "tools[0].allowed_callers: not accepted"),
+    ({"thread": {"type": "create"}}, "thread: not accepted here: nothing is stored"),
+    ({"compaction": {"type": "auto"}}, "compaction: not accepted here"),
+    ({"fallbacks": [{"model": "other"}]}, "fallbacks: not accepted here"),
     ({"tools": [{"name": "f"}]}, "tools[0].input_schema: must be a JSON schema"),
     ({"tools": [{**TOOL, "name": 5}]}, "tools[0]: must be an object with a name"),
     ({"tools": [{"name": "f", "input_schema": {"$ref": URL}}]}, "tools[0].input_schema: $ref may only point"),
@@ -113,7 +127,13 @@ def test_what_clients_send_passes() -> None:
         "max_tokens": 5,
         "metadata": {"user_id": "u"},
         "stop_sequences": ["a", "b"],
-        "tools": [{**TOOL, "description": "d", "type": "custom", "strict": True, **cached}],
+        "tools": [
+            {**TOOL, "description": "d", "type": "custom", "strict": True, **cached},
+            {**TOOL, "defer_loading": False, "input_examples": [], "allowed_callers": ["direct"], "type": None},
+        ],
+        "user_profile_id": "p",
+        "fallbacks": "default",
+        "diagnostics": {"previous_message_id": None},
         "tool_choice": {"type": "any", "disable_parallel_tool_use": True},
         "output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}, "effort": "low"},
         "thinking": {"type": "disabled"},
@@ -123,6 +143,13 @@ def test_what_clients_send_passes() -> None:
         "anthropic_version": "2023-06-01",
     }
     validation.check("messages", json.loads(json.dumps(body)), SETTINGS)
+
+
+def test_a_budget_of_thoughts_is_refused_in_the_callers_words() -> None:
+    """vLLM names its own flags and a field of a chat; a drift test holds the sentence against its source."""
+    told = BadRequest("thinking_token_budget is set but reasoning_config is not configured. Please set --reasoning")
+    error = PROTOCOLS["messages"].in_words(told)
+    assert error.message.startswith("thinking: ") and "token_budget" not in error.message and "--" not in error.message
 
 
 def test_counting_needs_no_limit_and_is_no_generation(client: Client) -> None:

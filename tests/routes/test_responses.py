@@ -95,6 +95,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"text": {"format": {"type": "json_object", "schema": {}}}},
         'send {"type": "json_schema", "name": "...", "schema"',
     ),
+    (item(role="user"), "input[1].content: must be a string or a list of parts"),
+    (item(role="user", content=None), "input[1].content: must be a string or a list of parts"),
     ({"reasoning": "high"}, "reasoning: must be an object"),
     ({"reasoning": {"efort": "high"}}, "reasoning.efort: this field is not known here"),
     ({"think_harder": True}, "think_harder"),

@@ -157,8 +157,16 @@ def test_a_body_that_asks_for_too_much_is_refused(body: dict[str, Any]) -> None:
     assert URL not in refused.value.message
 
 
+def called(**fields: Any) -> dict[str, Any]:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}, **fields}
+    return {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [call]}]}
+
+
 #: Where an error must say it is.
 PLACES: list[tuple[dict[str, Any], str]] = [
+    (called(id=5), "messages[1].tool_calls[0].id: must be a string"),
+    (called(id=None), "messages[1].tool_calls[0].id: must be a string"),
+    (called(type="custom"), "messages[1].tool_calls[0].type: must be function"),
     ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
     (part(type="text", text=5), "messages[0].content[1].text"),
     ({"messages": [{"role": "boss", "content": "a"}]}, "messages[0].role"),

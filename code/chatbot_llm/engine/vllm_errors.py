@@ -37,23 +37,23 @@ def refusal(error: Any, body: Any) -> BadRequest:
     Where a value may be of several types it tells a problem for each; the one that lies deepest in the body counts.
     """
     problems = error.errors(include_url=False, include_input=False)
-    problem = max(problems, key=lambda found: len(_steps(found["loc"], body)))
+    problem = max(problems, key=lambda found: len(_steps(found, body)))
     cause = problem.get("ctx", {}).get("error")
     message = withhold(str(cause or problem["msg"]).removeprefix("Value error, "), body)
-    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in _steps(problem["loc"], body))
+    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in _steps(problem, body))
     param = getattr(cause, "parameter", None) or path.lstrip(".") or None
     param = param and withhold(param, body)
     return BadRequest(f"{param}: {message}"[:MAX_MESSAGE] if path else message[:MAX_MESSAGE], param=param)
 
 
-def _steps(location: Any, body: Any) -> list[str | int]:
-    """The steps of a location that are the body's own: names of a library's classes lead nowhere in it."""
+def _steps(problem: Any, body: Any) -> list[str | int]:
+    """The steps to a problem that are the body's own: names of a library's classes and types lead nowhere in it."""
     steps: list[str | int] = []
-    here = body
+    here, location = body, problem["loc"]
     for number, step in enumerate(location):
         if isinstance(here, dict) and step in here or isinstance(here, list) and isinstance(step, int):
             here = here[step]
-        elif not (isinstance(here, dict) and number == len(location) - 1 and str(step).islower()):
+        elif not (isinstance(here, dict) and number == len(location) - 1 and problem["type"] == "missing"):
             continue  # neither there nor what is missing there
         steps.append(step)
     return steps

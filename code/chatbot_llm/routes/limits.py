@@ -18,7 +18,7 @@ def table() -> str:
             "`CHATBOT_MAX_TOKENS_CAP`",
         ),
         ("`n`; prompts in one completion", default["max_choices"], "`CHATBOT_MAX_CHOICES`"),
-        ("messages and content parts", validation.MAX_MESSAGES, ""),
+        ("messages and content parts; blocks of `system`", validation.MAX_MESSAGES, ""),
         *((f"`{name}`", most, "") for name, most in validation.MAX_ITEMS.items()),
         ("nesting of a body", validation.MAX_DEPTH, ""),
         ("one schema, or all tools, characters", structures.MAX_SCHEMA, ""),

@@ -224,7 +224,12 @@ def _past_calls(calls: Any, place: str) -> None:
     if not isinstance(calls, list):
         raise BadRequest(f"{place}: must be a list", param=place)
     for at, call in enumerate(calls):
-        function = call.get("function") if isinstance(call, dict) else None
+        call = call if isinstance(call, dict) else {}
+        function, named = call.get("function"), f"{place}[{at}]"
+        if not isinstance(call.get("id", ""), str):
+            raise BadRequest(f"{named}.id: must be a string", param=f"{named}.id")
+        if call.get("type", "function") != "function":
+            raise BadRequest(f"{named}.type: must be function", param=f"{named}.type")
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise BadRequest(f"{place}[{at}].function: must be an object with name and arguments", param=place)
         arguments = function.get("arguments") or "{}"

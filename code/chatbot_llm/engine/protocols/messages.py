@@ -14,6 +14,14 @@ _OWN = ("system", "stop_sequences", "tools", "tool_choice", "output_config", "th
 #: Fields that no chat of OpenAI's has: an event that holds one is Anthropic's.
 _MARKS = ("system", "stop_sequences", "thinking", "output_config", "anthropic_version", "anthropic_beta")
 _BLOCKS = ("tool_use", "tool_result", "thinking", "redacted_thinking")
+#: Most blocks of `system`; as many as messages and their blocks.
+MAX_SYSTEM = 2_000
+#: Fields of a tool that vLLM drops, what asks for nothing in them, and the way round.
+_TOOL_REFUSED: tuple[tuple[str, Any, str], ...] = (
+    ("input_examples", [], "put them into the description"),
+    ("defer_loading", False, "nothing searches for tools; send those that may be called"),
+    ("allowed_callers", ["direct"], "no code is run here; the model alone calls tools"),
+)
 #: HTTP status -> type of an error (Anthropic's documentation, "Errors"); the rest by its hundreds.
 _TYPES = {
     401: "authentication_error",
@@ -39,6 +47,10 @@ class Messages(Protocol):
         (r"\bresponse_format(\.json_schema)?\b", "output_config.format"),
         (r"\bmax_completion_tokens\b", "max_tokens"),
         (r"\bstop\b(?=: at most|$)", "stop_sequences"),
+        (
+            r"(?s)thinking_token_budget is set but reasoning_config.*",
+            'thinking: the model served here keeps no budget of thoughts; leave it out, or send {"type": "disabled"}',
+        ),
     )
 
     # asking
@@ -63,7 +75,10 @@ class Messages(Protocol):
             raise _wrong("messages", "must be a list with at least one message")
         view = {name: value for name, value in body.items() if name not in _OWN}
         view["messages"] = [_message(message, f"messages[{at}]") for at, message in enumerate(body["messages"])]
-        for at, block in enumerate(_blocks(body.get("system", ""), "system")):
+        system = _blocks(body.get("system", ""), "system")
+        if len(system) > MAX_SYSTEM:
+            raise _wrong("system", f"at most {MAX_SYSTEM} blocks, not {len(system)}")
+        for at, block in enumerate(system):
             _text(block, f"system[{at}]")
         if "stop_sequences" in body:
             view["stop"] = body["stop_sequences"]
@@ -196,7 +211,16 @@ def _message(message: Any, place: str) -> dict[str, Any]:
     if message.get("role") not in ("user", "assistant", "system"):
         raise _wrong(f"{place}.role", "must be user or assistant")
     blocks = _blocks(message.get("content"), f"{place}.content")
-    texts = [_text(block, f"{place}.content[{at}]", message["role"]) for at, block in enumerate(blocks)]
+    texts = []
+    for at, block in enumerate(blocks):
+        where = f"{place}.content[{at}]"
+        texts.append(_text(block, where, message["role"]))
+        if block["type"] == "tool_result" and (given := block.get("content")) is not None:
+            parts = _blocks(given, f"{where}.content")
+            texts += [_text(part, f"{where}.content[{number}]") for number, part in enumerate(parts)]
+    if message["role"] == "user" and not isinstance(message["content"], str):
+        if not any(block["type"] == "tool_result" or block["text"] for block in blocks):  # vLLM drops such a message
+            raise _wrong(f"{place}.content", "must hold a block with something in it")
     return {"role": message["role"], "content": [{"type": "text", "text": text} for text in texts]}
 
 
@@ -227,10 +251,6 @@ def _text(block: Any, place: str, role: str = "") -> str:
         if not isinstance(block.get("name"), str) or not isinstance(block.get("input"), dict):
             raise _wrong(place, "a tool_use needs a name and, as input, an object")
         return json.dumps(block["input"])
-    if kind == "tool_result":
-        given = block.get("content")
-        parts = _blocks([] if given is None else given, f"{place}.content")
-        return "\n".join(_text(part, f"{place}.content[{at}]") for at, part in enumerate(parts))
     return ""
 
 
@@ -273,6 +293,9 @@ def _tool(tool: Any, place: str) -> dict[str, Any]:
         )
     if not isinstance(tool.get("input_schema"), dict):
         raise _wrong(f"{place}.input_schema", "must be a JSON schema, an object")
+    for name, neutral, why in _TOOL_REFUSED:
+        if tool.get(name) not in (None, neutral):
+            raise _wrong(f"{place}.{name}", f"not accepted here: {why}")
     function = {"name": tool.get("name"), "parameters": tool["input_schema"], "strict": tool.get("strict")}
     return {"type": "function", "function": function}
 

@@ -151,6 +151,8 @@ def _message(item: Any, place: str) -> dict[str, Any]:
     """An item of the input as one message of a chat."""
     kind = item.get("type") or "message" if isinstance(item, dict) else None
     if kind == "message":
+        if item.get("content") is None and item.get("role") != "assistant":
+            raise _wrong(f"{place}.content", "must be a string or a list of parts")
         return {"role": item.get("role"), "content": item.get("content")}
     if kind in ("function_call", "function_call_output") and not isinstance(item.get("call_id"), str):
         raise _wrong(f"{place}.call_id", "must be a string")
