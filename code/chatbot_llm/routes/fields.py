@@ -164,7 +164,6 @@ MESSAGES: Mapping[str, Field] = {
     },
     **dict.fromkeys(("documents_policy", "documents_instruction"), OWN),
     "documents": _refused("send them as blocks of type document, in a message"),
-    "user_profile_id": _harmless(_BOOKKEEPING),
     "cache_control": _harmless("the prefix cache finds equal beginnings by itself"),
     "inference_geo": _harmless("there is one place here"),
     "anthropic_version": _harmless("says which form of the protocol is meant; there is one"),
