@@ -117,12 +117,13 @@ def test_a_client_of_each_protocol_gets_the_same_citations(server: Service) -> N
     block = {"type": "document", "title": "Ice", "citations": {"enabled": True}}
     block["source"] = {"type": "text", "media_type": "text/plain", "data": FROST}
     said: Any = [{"role": "user", "content": [block, {"type": "text", "text": question}]}]
-    answer = messages.create(**ask, messages=said, max_tokens=60)
+    asking: Any = {"model": model, "messages": said, "max_tokens": 60, "extra_body": {"temperature": 0}}
+    answer = messages.create(**asking)
     (text,) = json.loads(answer.model_dump_json())["content"]
     assert text["text"] == chat["content"] and text["grounding"] == chat["grounding"]
     assert [each["start_index"] for each in text["citations"]] == [
         each["url_citation"]["start_index"] for each in chat["annotations"]
     ]
-    with messages.stream(**ask, messages=said, max_tokens=60) as stream:
+    with messages.stream(**asking) as stream:
         final = json.loads(stream.get_final_message().model_dump_json())["content"][0]
     assert [each["cited_text"] for each in final["citations"]] == [each["cited_text"] for each in text["citations"]]
