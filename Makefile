@@ -69,8 +69,8 @@ run: $(VENV)/service ## Run the service here on :8000, for this machine (HOST=0.
 .PHONY: test
 test: $(VENV)/dev ## Run every test that can run here, real engine included (ARGS=tests/routes: only those)
 ifeq ($(ARGS),)
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m 'not engine'
-	$(BIN)/python -m pytest -m engine
+	@failed=0; $(BIN)/python -m pytest -n 3 --dist loadfile -m 'not engine' || failed=$$?; \
+	  if [ $$failed -le 1 ]; then $(BIN)/python -m pytest -m engine || failed=$$?; fi; exit $$failed
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
