@@ -253,4 +253,4 @@ def test_the_log_says_how_a_prompt_begins_and_what_of_it_was_cached(server: Serv
     a, b = (line["prompt_blocks"].split(".") for line in lines)
     alike = sum(x == y for x, y in zip(a, b, strict=False))
     assert len(a) == min(32, first["prompt_tokens"] // 64) and alike >= second["cached_tokens"] // 64 >= 1
-    assert 0 < second["card_ms"] <= second["total_ms"] and second["running"] == 1
+    assert 0 < second["card_ms"] <= second["total_ms"] and 1 <= second["running"] <= 2
