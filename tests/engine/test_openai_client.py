@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from figures import Figure
-from launcher import Service
+from launcher import Service, until
 
 pytestmark = pytest.mark.engine
 
@@ -242,10 +242,15 @@ def test_the_log_says_how_a_prompt_begins_and_what_of_it_was_cached(server: Serv
         requests.post(
             f"{server.url}/chat", json=body, headers={"x-request-id": f"cached-{stream}-{ending}"}, timeout=60
         )
-    lines = [json.loads(line.split(" ", 1)[1]) for line in server.log().splitlines() if f'"cached-{stream}-' in line]
-    first, second = lines
+
+    def written() -> list[dict[str, Any]]:
+        """Their lines, which a stream's caller may be quicker than."""
+        lines = [line for line in server.log().splitlines() if f'"cached-{stream}-' in line]
+        return [json.loads(line.split(" ", 1)[1]) for line in lines] if len(lines) == 2 else []
+
+    lines = first, second = until(written, "both lines", 5)
     assert first["cached_tokens"] < second["cached_tokens"] < second["prompt_tokens"]
     a, b = (line["prompt_blocks"].split(".") for line in lines)
     alike = sum(x == y for x, y in zip(a, b, strict=False))
     assert len(a) == min(32, first["prompt_tokens"] // 64) and alike >= second["cached_tokens"] // 64 >= 1
-    assert 0 < second["card_ms"] <= second["total_ms"] and second["running"] == 1
+    assert 0 < second["card_ms"] <= second["total_ms"] and 1 <= second["running"] <= 2
