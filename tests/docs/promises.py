@@ -29,7 +29,7 @@ OVERLOAD, DISCONNECTS, DEATH = (f"{CONTRACT}{name}.py::test_" for name in ("over
 DRAIN, FREEZE, FC = (f"{CONTRACT}{name}.py::test_" for name in ("drain", "freeze", "fc"))
 SLOW, DEADLINES, REAL = (f"{CONTRACT}{name}.py::test_" for name in ("slow_clients", "deadlines", "real_engine_faults"))
 OPENAI = "tests/engine/test_openai_client.py::test_"
-PROTOCOLS = "tests/engine/test_protocols.py::test_"
+PROTOCOLS = "tests/engine/test_real_protocols.py::test_"
 SECURITY = "tests/security/test_"
 RAG = "tests/rag/test_"
 

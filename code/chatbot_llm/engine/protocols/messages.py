@@ -219,8 +219,8 @@ def _message(message: Any, place: str) -> dict[str, Any]:
             parts = _blocks(given, f"{where}.content")
             texts += [_text(part, f"{where}.content[{number}]") for number, part in enumerate(parts)]
     if message["role"] == "user" and not isinstance(message["content"], str):
-        if not any(block["type"] == "tool_result" or block["text"] for block in blocks):  # vLLM drops such a message
-            raise _wrong(f"{place}.content", "must hold a block with something in it")
+        if not any(block["type"] in ("tool_result", "document") or block["text"] for block in blocks):
+            raise _wrong(f"{place}.content", "must hold a block with something in it")  # vLLM drops such a message
     return {"role": message["role"], "content": [{"type": "text", "text": text} for text in texts]}
 
 
