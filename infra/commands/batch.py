@@ -327,14 +327,13 @@ class Sender:
         passing = broken = 0
         for turn in itertools.count():
             room.enter()
-            began = time.monotonic()
             reply = self._post(session, line.url, body)
             full = reply.status in NO_ROOM
             wait_s = WAITS_S[min(turn, len(WAITS_S) - 1)] * random.uniform(0.5, 1)
             good = reply.status not in {0, *NO_ROOM} and (smoke.timing(reply.headers, "queue") or 0.0) < IN_THE_WAY_MS
             room.leave(good, (reply.retry_after() or wait_s) if full or not reply.status else 0.0)
             passing += reply.status in PASSING
-            broken += not reply.status and self._last > began  # others had answers meanwhile: it is this request
+            broken += not reply.status and self._anybody(session)
             if reply.status == 401:
                 raise WrongUsage(f"{reply.problem}: set CHATBOT_API_KEY to one of the service's keys")
             if passing == TRIES or broken == TRIES or reply.status not in {0, *NO_ROOM, *PASSING}:
@@ -347,6 +346,14 @@ class Sender:
             if reply.status in PASSING:
                 self._stop.wait(wait_s)
         raise AssertionError("it counts for ever")
+
+    def _anybody(self, session: requests.Session) -> bool:
+        """Whether the service is there: then it was the request that broke its connection."""
+        try:
+            session.get(f"{self.deployment.url}/health", timeout=self.deployment.timeout, allow_redirects=False)
+        except requests.RequestException:
+            return False
+        return True
 
     def _post(self, session: requests.Session, url: str, body: bytes) -> Reply:
         try:

@@ -216,8 +216,9 @@ def test_killed_at_random_points_among_faults_it_finishes_with_each_line_once(
     assert {kind for kind in KINDS if faults.done[kind]} == set(KINDS)
 
 
+@pytest.mark.parametrize(("number", "broken"), [(30, 0), (5, 4), (1, 0)], ids=["the first", "the last", "alone"])
 def test_a_request_that_breaks_every_connection_ends_as_an_error_and_the_others_go_on(
-    service: Service, tmp_path: Path
+    service: Service, tmp_path: Path, number: int, broken: int
 ) -> None:
     class Poison(Faults):
         pass
@@ -233,16 +234,16 @@ def test_a_request_that_breaks_every_connection_ends_as_an_error_and_the_others_
             usual(self)
 
     handler.do_POST = do_post  # type: ignore[attr-defined]
-    lines = [asked(at, first_s=0.1) for at in range(30)]
-    lines[0]["url"] = "/v1/poison"
+    lines = [asked(at, first_s=0.1) for at in range(number)]
+    lines[broken]["url"] = "/v1/poison"
     target = tmp_path / "out"
     try:
         assert main(["batch", str(written(tmp_path / "in", lines)), str(target), "--url", poison.url]) == 1
     finally:
         poison.close()
     found = read(target)
-    assert len(found) == 30 and found["line-0"]["response"] is None
-    assert found["line-0"]["error"]["code"] == "no_answer"
+    assert len(found) == number and found[f"line-{broken}"]["response"] is None
+    assert found[f"line-{broken}"]["error"]["code"] == "no_answer"
 
 
 def test_it_waits_as_long_as_it_is_told_and_gives_up_when_nobody_answers(
