@@ -192,7 +192,7 @@ readme: $(VENV)/dev ## Write the generated parts of the README files
 
 .PHONY: coverage
 coverage: $(VENV)/dev ## Lines of the service's rooms that the in-process tests walk through; fails below the gate
-	$(BIN)/python -m pytest -m 'not engine and not process' tests/test_settings.py tests/engine tests/observability tests/playground tests/routes tests/security tests/server tests/serving -q --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -m 'not engine and not process' tests/test_settings.py tests/engine tests/observability tests/playground tests/rag tests/routes tests/security tests/server tests/serving -q --cov --cov-report=term:skip-covered
 
 .PHONY: audit
 audit: $(VENV)/dev ## Known vulnerabilities in the locks (says so where the advisories are out of reach)
