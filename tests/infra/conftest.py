@@ -88,7 +88,7 @@ def fake() -> Iterator[FakeFC]:
 
 @pytest.fixture
 def fc(fake: FakeFC) -> FunctionCompute:
-    return FunctionCompute("cn-hangzhou", fake.endpoint, credential=credential(fake.state))
+    return FunctionCompute("cn-hangzhou", fake.url, credential=credential(fake.state))
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def connected(fake: FakeFC, monkeypatch: pytest.MonkeyPatch) -> FakeFC:
     monkeypatch.setenv("COLUMNS", "120")
 
     def connect(args: Any) -> FunctionCompute:
-        return FunctionCompute(args.region, fake.endpoint, credential=credential(fake.state), sleep=lambda s: None)
+        return FunctionCompute(args.region, fake.url, credential=credential(fake.state), sleep=lambda s: None)
 
     monkeypatch.setattr(options, "connect", connect)
     return fake

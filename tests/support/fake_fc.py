@@ -14,8 +14,7 @@ Min instances: LATEST or an alias only; putting them on a version is refused.
 from __future__ import annotations
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -24,6 +23,7 @@ from alibabacloud_fc20230330 import models  # type: ignore[import-untyped]
 
 from fake_account import State
 from fake_acs3 import Refusal, authenticate
+from serving import Serving
 
 PREFIX = "/2023-03-30/functions/"
 DOMAINS = "/2023-03-30/custom-domains"
@@ -254,8 +254,8 @@ def answer(state: State, method: str, target: str, headers: dict[str, str], body
     return result
 
 
-class FakeFC:
-    """`with FakeFC() as fc:` serves `fc.state` on `fc.endpoint`."""
+class FakeFC(Serving):
+    """`with FakeFC() as fc:` serves `fc.state` on `fc.url`."""
 
     def __init__(self) -> None:
         self.state = State()
@@ -298,18 +298,4 @@ class FakeFC:
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> FakeFC:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        super().__init__(Handler)

@@ -15,11 +15,12 @@ import json
 import math
 import re
 import sqlite3
-import threading
 from collections.abc import Iterable
 from datetime import datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from serving import Serving
 
 KEY, SECRET, TOKEN = "LTAItestkey", "test-secret", "test-token"
 #: Collection -> what its objects are named by, what SLS calls one.
@@ -32,8 +33,8 @@ COLLECTIONS = {
 BEGINS = re.compile(r"^.{0,2}\d{4}-\d{2}-\d{2}")
 
 
-class FakeSls:
-    """`with FakeSls() as sls:` serves `sls.objects` (path -> body) on `sls.endpoint`."""
+class FakeSls(Serving):
+    """`with FakeSls() as sls:` serves `sls.objects` (path -> body) on `sls.url`."""
 
     def __init__(self) -> None:
         self.objects: dict[str, Any] = {}
@@ -59,21 +60,7 @@ class FakeSls:
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> FakeSls:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        super().__init__(Handler)
 
     def answer(self, method: str, path: str, headers: dict[str, str], raw: bytes) -> tuple[int, Any]:
         self.calls.append(f"{method} {path}")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from serving import Serving
 
 GOOD = "The capital of France is Paris."
 
 
-class ServiceDouble:
+class ServiceDouble(Serving):
     """`fault`: "" (good), "wrong", "degenerate", "empty", "error", "cut" (stream without end), "not-json"."""
 
     def __init__(self, fault: str = "", *, api_key: str = "", unhealthy_for: int = 0) -> None:
@@ -83,24 +84,10 @@ class ServiceDouble:
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        super().__init__(Handler)
 
     def text(self) -> str:
         return {"wrong": "The capital is Lyon.", "degenerate": "!" * 32, "empty": ""}.get(self.fault, GOOD)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> ServiceDouble:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 def error(code: str) -> dict[str, Any]:

@@ -240,7 +240,7 @@ def test_a_failed_clean_up_does_not_hide_why_there_was_one(
 def test_a_cancelled_release_removes_its_candidate(fake: FakeFC) -> None:
     fake.state.ready_after = 1_000_000
     process = subprocess.Popen(
-        [sys.executable, "-m", "infra", "release", "--poll", "0.05", "--endpoint", fake.endpoint],
+        [sys.executable, "-m", "infra", "release", "--poll", "0.05", "--endpoint", fake.url],
         env={
             **os.environ,
             "ALIBABA_CLOUD_ACCESS_KEY_ID": fake.state.access_key_id,

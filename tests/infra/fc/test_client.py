@@ -27,7 +27,7 @@ def slept() -> list[float]:
 
 @pytest.fixture
 def fc(fake: FakeFC, slept: list[float]) -> FunctionCompute:
-    return FunctionCompute("cn-hangzhou", fake.endpoint, credential=credential(fake.state), sleep=slept.append)
+    return FunctionCompute("cn-hangzhou", fake.url, credential=credential(fake.state), sleep=slept.append)
 
 
 def test_the_fakes_signature_is_the_published_algorithm() -> None:
@@ -58,7 +58,7 @@ def test_a_signed_call_is_accepted_and_answered_with_the_sdks_model(fc: Function
 
 def test_a_wrong_secret_is_refused_at_once_and_named(fake: FakeFC, slept: list[float]) -> None:
     wrong = credential(fake.state, secret="another-secret")
-    fc = FunctionCompute("cn-hangzhou", fake.endpoint, credential=wrong, sleep=slept.append)
+    fc = FunctionCompute("cn-hangzhou", fake.url, credential=wrong, sleep=slept.append)
     with pytest.raises(Refused, match="SignatureDoesNotMatch.*secret does not fit") as caught:
         fc.get_function(NAME)
     assert caught.value.exit_code == 3
@@ -67,7 +67,7 @@ def test_a_wrong_secret_is_refused_at_once_and_named(fake: FakeFC, slept: list[f
 
 def test_an_sts_token_is_sent_and_signed(fake: FakeFC) -> None:
     fake.state.security_token = "sts-token-of-a-role"
-    fc = FunctionCompute("cn-hangzhou", fake.endpoint, credential=credential(fake.state))
+    fc = FunctionCompute("cn-hangzhou", fake.url, credential=credential(fake.state))
     fc.get_function(NAME)
     assert fake.state.headers[-1]["x-acs-security-token"] == "sts-token-of-a-role"
     assert "x-acs-security-token" in fake.state.headers[-1]["authorization"]
@@ -149,7 +149,7 @@ def test_the_endpoint_is_https_except_on_loopback() -> None:
 def run(fake: FakeFC, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("ALIBABA_CLOUD_")}
     return subprocess.run(
-        [sys.executable, "-m", "infra", *arguments, "--endpoint", fake.endpoint],
+        [sys.executable, "-m", "infra", *arguments, "--endpoint", fake.url],
         env={**clean, "ALIBABA_CLOUD_ECS_METADATA_DISABLED": "true", "HOME": "/nonexistent", **env},
         cwd=ROOT,
         capture_output=True,

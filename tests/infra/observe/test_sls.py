@@ -195,7 +195,7 @@ def sls(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSls]:
     config.access_key_secret, config.security_token = SECRET, TOKEN
     monkeypatch.setattr(observe, "an_hour", lambda: {"active": "16", "idle": "4"})
     with FakeSls() as fake:
-        made = Sls("cn-hangzhou", "my-logs", fake.endpoint, credential=Client(config))
+        made = Sls("cn-hangzhou", "my-logs", fake.url, credential=Client(config))
         monkeypatch.setattr(observe, "connect", lambda args: made)
         yield fake
 
@@ -281,7 +281,7 @@ def test_a_wrong_signature_is_refused(sls: FakeSls) -> None:
     """Guards the double."""
     config = Config(type="sts", access_key_id=KEY)
     config.access_key_secret, config.security_token = "another", TOKEN
-    wrong = Sls("cn-hangzhou", "my-logs", sls.endpoint, credential=Client(config))
+    wrong = Sls("cn-hangzhou", "my-logs", sls.url, credential=Client(config))
     with pytest.raises(Refused, match="SignatureNotMatch"):
         wrong.exists("/dashboards/x")
 
