@@ -53,10 +53,7 @@ class Settings(BaseSettings):
         description="Comma-separated addresses or networks, beside this machine, that need no key for `/metrics`.",
     )
     raw_grammars: bool = Field(
-        False, description="Take `regex`, `grammar` and structural tags from callers: programs that run in the engine."
-    )
-    schema_s: float = Field(
-        3, gt=0, le=60, description="What compiling a request's JSON schema may take, all cores; more gets 400."
+        False, description="Take `regex` and `grammar` from callers: programs that run in the engine."
     )
     playground: bool = Field(True, description="Serve the playground page at `/`.")
     self_test: bool = Field(True, description="Generate a few words after loading and refuse to serve garbage.")

@@ -5,17 +5,18 @@ Run this first after changing the version: what fails here is what to look at in
 
 import importlib.util
 import inspect
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from chatbot_llm.engine import enforced, profiles, schema_helper
+from chatbot_llm.engine import profiles, schema_helper, tool_calls, weights
 from chatbot_llm.engine import startup_phases as phases
 from chatbot_llm.engine.protocols import PROTOCOLS
 from chatbot_llm.engine.protocols.base import EngineRequest, Protocol
-from chatbot_llm.engine.vllm_engine import _free, engine_modules
+from chatbot_llm.engine.vllm_engine import engine_modules
 from chatbot_llm.engine.vllm_errors import refusal
 from chatbot_llm.routes import fields, validation
 
@@ -240,51 +241,39 @@ def test_limits_of_lists_are_vllms() -> None:
     assert validation.MAX_ITEMS["bad_words"] == envs.VLLM_MAX_NUM_BAD_WORDS
 
 
-@pytest.mark.parametrize(
-    "schema",
-    [
-        {"type": "object", "properties": {"a": {"type": "string", "format": "uuid", "pattern": "a"}}},
-        {"type": "integer", "multipleOf": 2},
-        {"items": [{"type": ["array", "null"], "uniqueItems": True}]},
-        {"type": "string", "format": "email", "maxLength": 5},
-        {"type": "string", "format": "iri"},
-        {"type": "object", "patternProperties": {"a": {}, "b": {}}},
-        {"type": "object", "patternProperties": {"a": {}}},
-        {"allOf": [{"type": "string"}, {"enum": ["a"]}]},
-        {"allOf": [{"type": "string"}]},
-    ],
-)
-def test_what_the_library_cannot_enforce_is_what_vllm_says(schema: dict[str, object]) -> None:
-    from vllm.v1.structured_output import backend_xgrammar
+def test_tools_are_left_to_our_grammars() -> None:
+    """vLLM's Hermes parser, as ours changes it, adds no grammar of its own and reads calls that are forced."""
+    from vllm import envs
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.tool_parsers import ToolParserManager
 
-    assert bool(enforced.unsupported(schema)) == backend_xgrammar.has_xgrammar_unsupported_json_features(schema)
-    assert enforced.FORMATS == backend_xgrammar.STRING_SUPPORTED_FORMATS
-
-
-def test_a_freed_tool_keeps_its_prompt_and_loses_its_grammar() -> None:
-    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionToolsParam
-    from vllm.tool_parsers.structural_tag_registry import get_model_structural_tag
-    from vllm.tool_parsers.tool_strict_level import ToolStrictLevel
-
-    given = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"const": "enforced"}}}
-    tool = ChatCompletionToolsParam.model_validate(given)
-    prompt = tool.model_dump()
-
-    def grammar() -> str:
-        level = ToolStrictLevel.PARAMETER
-        tag = get_model_structural_tag("hermes", [tool], "auto", reasoning=False, strict_level=level)
-        return str(tag.model_dump_json())
-
-    assert "enforced" in grammar()
-    tool.function = _free(tool.function)
-    assert "enforced" not in grammar() and tool.model_dump() == prompt
+    assert "VLLM_ENFORCE_STRICT_TOOL_CALLING" in envs.environment_variables
+    tool_calls.register()
+    parser = ToolParserManager.get_tool_parser(tool_calls.PARSER)(object())
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    for choice in ("auto", "required", {"type": "function", "function": {"name": "f"}}):
+        body = {"messages": [{"role": "user", "content": "x"}], "tools": tools, "tool_choice": choice}
+        request = parser.adjust_request(ChatCompletionRequest.model_validate(body))
+        assert request.structured_outputs is None and request.response_format is None
+        tool_calls.obey(request, frozenset())
+        adjusted = parser.adjust_request(request)
+        assert adjusted.extract_structured_outputs().grammar.startswith("%llguidance")
+    assert not parser.supports_required_and_named and parser.structural_tag_model is None
 
 
-def test_a_choice_is_written_as_vllm_writes_it() -> None:
-    from vllm.v1.structured_output.utils import choice_as_grammar
+def test_schemas_are_tried_as_vllm_builds_them() -> None:
+    from vllm.v1.structured_output.backend_guidance import serialize_guidance_grammar
+    from vllm.v1.structured_output.backend_types import StructuredOutputOptions
 
-    choices = ["yes", 'say "no"', "a\\b"]
-    assert schema_helper.alternatives(choices) == choice_as_grammar(choices)
+    library = schema_helper.Library(str(weights.bundled(os.environ.get("CHATBOT_CACHE_DIR", ""))))
+    texts = {
+        "json": '{"type": "string"}',
+        "choice": '["yes", "say \\"no\\""]',
+        "regex": "a+",
+        "grammar": 'root ::= "a"',
+    }
+    for kind, text in texts.items():
+        assert library.compile(kind, text) == serialize_guidance_grammar(StructuredOutputOptions[kind.upper()], text)
 
 
 def test_the_milestones_of_a_start_are_still_logged() -> None:

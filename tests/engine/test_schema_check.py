@@ -17,7 +17,6 @@ from chatbot_llm.errors import BadRequest
 
 pytestmark = pytest.mark.engine
 
-LIMIT_S = 2.0
 Trial = Callable[[SchemaCheck], Awaitable[Any]]
 
 
@@ -26,8 +25,8 @@ def optional(number: int, **more: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "additionalProperties": False, **more}
 
 
-#: Takes minutes to compile.
-HOSTILE = optional(300, minProperties=150, maxProperties=290)
+#: Would take seconds to turn into a grammar.
+HOSTILE = {"const": "x" * 100_000}
 SMALL = optional(2)
 UUID = (
     "^([0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[1-8][0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}|0{8}(-0{4}){3}-0{12})$"
@@ -46,11 +45,11 @@ def wanted(schema: Any) -> dict[str, Any]:
     return {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}
 
 
-def run(*trials: Trial, limit_s: float = LIMIT_S) -> list[Any]:
+def run(*trials: Trial) -> list[Any]:
     """Each trial after the other, with one helper; afterwards no process is left of it."""
 
     async def all_of_them() -> list[Any]:
-        check = SchemaCheck(str(weights.bundled(os.environ.get("CHATBOT_CACHE_DIR", ""))), limit_s)
+        check = SchemaCheck(str(weights.bundled(os.environ.get("CHATBOT_CACHE_DIR", ""))))
         try:
             return [await trial(check) for trial in trials]
         finally:
@@ -81,31 +80,41 @@ def test_honest_schemas_are_enforced() -> None:
         "small": SMALL,
         "uuid": {"properties": {"id": {"type": "string", "format": "uuid", "pattern": UUID}}},
         "bounded": {"type": "string", "maxLength": 65_536},
+        "different lengths": {"properties": {f"p{at}": {"type": "string", "maxLength": 50 + at} for at in range(40)}},
         "enum": {"enum": [f"value {at}" for at in range(1_000)]},
-        "float": {"type": "number", "maximum": 1.7976931348623157e308},
         "many": optional(100),
+        "recursive": {"$ref": "#/$defs/n", "$defs": {"n": {"type": "array", "items": {"$ref": "#/$defs/n"}}}},
+        "money": {"type": "number", "multipleOf": 0.01, "minimum": 0, "maximum": 1e15},
+        "length beside a pattern": {"type": "string", "pattern": "^[a-z]+$", "maxLength": 30},
+        "a union": {
+            "oneOf": [{"properties": {"k": {"const": one}}, "required": ["k"], "type": "object"} for one in "ab"]
+        },
     }
-    found = run(*(told(wanted(schema)) for schema in honest.values()), limit_s=30)
+    found = run(*(told(wanted(schema)) for schema in honest.values()))
     assert dict(zip(honest, found, strict=True)) == dict.fromkeys(honest, frozenset())
 
 
-@pytest.mark.parametrize(
-    ("schema", "reason"),
-    [
-        ({"$ref": "#"}, "nothing can satisfy it"),
-        ({"properties": {"a": {"enum": []}}, "required": ["a"], "type": "object"}, "empty"),
-        ({"type": "string", "minLength": 5, "maxLength": 2}, "minLength 5"),
-        ({"type": "string", "pattern": "("}, "enforced"),
-        ({"type": "number", "multipleOf": 0.1}, "multipleOf"),
-        ({"type": "array", "items": {"type": "array", "uniqueItems": True}}, "uniqueItems"),
-        (HOSTILE, "more than 2 s"),
-    ],
-)
-def test_what_must_be_obeyed_and_cannot_be_is_refused_by_name(schema: Any, reason: str) -> None:
-    for message in run(told(wanted(schema)), told(tools(schema, strict=True))):
-        assert isinstance(message, str) and reason in message
+#: What must be obeyed and cannot be, and a word of the reason.
+IMPOSSIBLE: list[tuple[Any, str]] = [
+    ({"$ref": "#"}, "nothing can satisfy it"),
+    ({"properties": {"a": {"enum": []}}, "required": ["a"], "type": "object"}, "nsatisfiable"),
+    ({"type": "string", "minLength": 5, "maxLength": 2}, "minLength (5)"),
+    ({"type": "string", "pattern": "("}, "unclosed group"),
+    ({"type": "string", "format": "iri"}, "Unknown format: iri"),
+    ({"type": "array", "items": {"type": "array", "uniqueItems": True}}, '["uniqueItems"]'),
+    ({"not": {"type": "string"}}, '["not"]'),
+    (optional(300, minProperties=150, maxProperties=290), "min/maxProperties"),
+    ({"type": "integer", "multipleOf": 999_983}, "grammar"),
+    ({"anyOf": [optional(4, title=str(at)) for at in range(1_000)]}, "slow every token"),
+    (HOSTILE, "grammar"),
+]
+
+
+def test_what_must_be_obeyed_and_cannot_be_is_refused_by_name() -> None:
+    bodies = [body for schema, _ in IMPOSSIBLE for body in (wanted(schema), tools(schema, strict=True))]
+    for at, message in enumerate(run(*map(told, bodies))):
+        assert isinstance(message, str) and IMPOSSIBLE[at // 2][1] in message, (IMPOSSIBLE[at // 2], message)
         assert message.startswith(("response_format.json_schema.schema | ", "tools[0].function.parameters | "))
-        assert "/project/cpp" not in message
 
 
 def test_a_pattern_that_costs_too_much_is_quoted() -> None:
@@ -115,21 +124,20 @@ def test_a_pattern_that_costs_too_much_is_quoted() -> None:
 
 
 def test_a_hint_is_never_a_reason_to_refuse() -> None:
-    hints = [SMALL, HOSTILE, {"$ref": "#"}, {"type": "string", "minLength": -5}, {"multipleOf": 2, "type": "integer"}]
-    assert run(told(tools(*hints)), told({**tools(HOSTILE), "tool_choice": "none"})) == [{1, 2, 3}, frozenset()]
+    hints = [SMALL, HOSTILE, {"$ref": "#"}, {"type": "string", "minLength": -5}, {"not": {}}]
+    assert run(told(tools(*hints)), told({**tools(HOSTILE), "tool_choice": "none"})) == [{1, 2, 3, 4}, frozenset()]
 
 
 def test_tools_whose_schemas_together_cost_too_much_are_not_all_enforced() -> None:
-    bounded = [{"type": "string", "maxLength": 100 + at} for at in range(4)]
-    (free,) = run(told(tools(SMALL, *bounded)))
-    assert free and 0 not in free and len(free) < 4
+    large = [{"enum": [f"{at} {n}" for n in range(9_000)]} for at in range(8)]
+    (free,) = run(told(tools(SMALL, *large)))
+    assert free and 0 not in free and len(free) < 8
 
 
 @pytest.mark.parametrize(
     ("kind", "text", "sound"),
     [
         ("grammar", "root ::= root", False),
-        ("grammar", "root ::= a*\na ::= b*\nb ::= c*\nc ::= [^x]*", False),
         ("grammar", 'root ::= "a" | "b"', True),
         ("regex", "[a-z]{1,10}", True),
         ("regex", ".?" * 80, False),
@@ -145,7 +153,7 @@ def test_a_small_schema_does_not_wait_for_hostile_ones() -> None:
     async def beside(check: SchemaCheck) -> float:
         await check.admit(wanted(optional(3)))
         attack = [asyncio.ensure_future(told(wanted({**HOSTILE, "title": str(at)}))(check)) for at in range(8)]
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.1)
         begun = time.monotonic()
         await check.admit(wanted(SMALL))
         took = time.monotonic() - begun
@@ -163,8 +171,8 @@ def test_a_trial_ends_with_its_request_and_the_next_one_begins() -> None:
         helper = psutil.Process().children()[-1]
         for at in range(3):
             gone = asyncio.ensure_future(check.admit(wanted({**HOSTILE, "title": str(at)})))
-            await asyncio.sleep(1)
-            assert helper.children()
+            while not helper.children():
+                await asyncio.sleep(0.01)
             gone.cancel()
             await asyncio.gather(gone, return_exceptions=True)
             await asyncio.sleep(0.3)
@@ -174,7 +182,7 @@ def test_a_trial_ends_with_its_request_and_the_next_one_begins() -> None:
         await asyncio.sleep(0.3)
         return len(helper.children()), took
 
-    left, took = run(leave, limit_s=30)[0]
+    left, took = run(leave)[0]
     assert left == 0 and took < 1
 
 

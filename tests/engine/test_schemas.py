@@ -4,10 +4,13 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from threading import Event
-from typing import Any
+from typing import Any, Literal
+from uuid import UUID
 
 import pytest
+from pydantic import BaseModel, Field
 
 from callers import Events, Later, Line, post_bytes
 from chatbot_llm.settings import Settings
@@ -54,6 +57,60 @@ ATTACKS: dict[str, dict[str, Any]] = {
         }
     ),
     "many ids": {"allowed_token_ids": list(range(90_000))},
+}
+
+
+class Ticket(BaseModel):
+    """What a team would ask for: as pydantic writes it."""
+
+    title: str = Field(min_length=1, max_length=80)
+    summary: str = Field(max_length=200)
+    priority: Literal["low", "normal", "high"]
+    opened: datetime
+    tags: list[str] = Field(max_length=5)
+    score: float = Field(ge=0, le=1)
+    assignee: str | None = Field(None, max_length=40)
+
+
+class Address(BaseModel):
+    street: str = Field(max_length=120)
+    number: int = Field(ge=1, le=9999)
+    city: str = Field(max_length=60)
+    country: str = Field(pattern="^[A-Z]{2}$")
+
+
+class Customer(BaseModel):
+    id: UUID
+    name: str = Field(min_length=1, max_length=100)
+    email: str = Field(json_schema_extra={"format": "email"})
+    addresses: list[Address] = Field(min_length=1, max_length=3)
+
+
+#: Ordinary schemas: pydantic's, zod 4's (`z.toJSONSchema`), and strings with a length each, which cost most.
+ORDINARY: dict[str, dict[str, Any]] = {
+    "a ticket": Ticket.model_json_schema(),
+    "a customer": Customer.model_json_schema(),
+    "zod's user": {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "properties": {
+            "id": {"type": "string", "format": "uuid"},
+            "email": {"type": "string", "format": "email"},
+            "name": {"type": "string", "minLength": 2, "maxLength": 50},
+            "bio": {"type": "string", "maxLength": 500},
+            "age": {"type": "integer", "minimum": 0, "maximum": 9007199254740991},
+            "role": {"type": "string", "enum": ["admin", "member"]},
+        },
+        "required": ["id", "email", "name", "age", "role"],
+        "additionalProperties": False,
+    },
+    "eight lengths": {
+        "type": "object",
+        "properties": {f"p{at}": {"type": "string", "maxLength": 50 + 20 * at} for at in range(8)},
+        "required": [f"p{at}" for at in range(8)],
+        "additionalProperties": False,
+    },
+    "a long text": {"type": "string", "maxLength": 65_536},
 }
 
 
@@ -105,6 +162,10 @@ def test_no_schema_makes_a_neighbour_wait(server: Service, figure: Figure) -> No
         for name, body in ATTACKS.items():
             answer = server.call("POST", "/chat", {**CHAT, **body}, timeout=240)
             assert answer.status in (200, 400, 503), f"{name}: {answer.body[:500]!r}"
+            worst = max(worst, beside.longest())
+        for name, schema in ORDINARY.items():  # taken at the default limit, and beside others too
+            answer = server.call("POST", "/chat", {**CHAT, **wanted(schema)}, timeout=240)
+            assert answer.status == 200, f"{name}: {answer.body[:500]!r}"
             worst = max(worst, beside.longest())
     # What was found were gaps of 26 s and the end of the process; how small they are is a figure, not a test's matter.
     assert worst < usual + Settings().hang_s / 2

@@ -263,12 +263,39 @@ def test_what_is_null_is_not_said_and_whole_numbers_are_whole() -> None:
     assert body == {**CHAT, "max_tokens": 2} and isinstance(body["max_tokens"], int)
 
 
-@pytest.mark.parametrize("wanted", [{"regex": "a+"}, {"grammar": 'root ::= "a"'}, {"structural_tag": "{}"}])
+@pytest.mark.parametrize("wanted", [{"regex": "a+"}, {"grammar": 'root ::= "a"'}])
 def test_the_operator_can_allow_grammars_of_the_callers_own(wanted: dict[str, Any]) -> None:
     body = {**CHAT, "structured_outputs": wanted}
     validation.check("chat", body, SETTINGS.model_copy(update={"raw_grammars": True}))
     with pytest.raises(BadRequest, match="CHATBOT_RAW_GRAMMARS"):
         validation.check("chat", body, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"type": "number", "maximum": 1.7976931348623157e308, "minimum": -5}, {"type": "number", "minimum": -5}),
+        ({"type": "array", "uniqueItems": False}, {"type": "array"}),
+        ({"type": "string", "format": "email", "pattern": "^(?!\\.)a@b$"}, {"type": "string", "format": "email"}),
+        *(
+            (same, same)
+            for same in (
+                {"type": "string", "format": "uuid", "pattern": "^(?:0|1)+$"},
+                {"type": "string", "pattern": "^(?=a)b"},
+                {"type": "array", "uniqueItems": True},
+                {"type": "integer", "maximum": 2**53},
+                {"enum": [{"uniqueItems": False}], "default": {"maximum": 1.7976931348623157e308}},
+                {"properties": {"uniqueItems": False, "pattern": {"type": "string"}}},
+            )
+        ),
+    ],
+)
+def test_what_a_schema_says_without_meaning_is_taken_out(given: dict[str, Any], kept: dict[str, Any]) -> None:
+    for wrap in (lambda schema: {"properties": {"a": {"anyOf": [schema, {"type": "null"}]}}}, lambda schema: schema):
+        body = {**CHAT, **schema(json.loads(json.dumps(wrap(given)))), **tool(json.loads(json.dumps(wrap(given))))}
+        validation.check("chat", body, SETTINGS)
+        assert body["response_format"]["json_schema"]["schema"] == wrap(kept)
+        assert body["tools"][0]["function"]["parameters"] == wrap(kept)
 
 
 @pytest.mark.parametrize(

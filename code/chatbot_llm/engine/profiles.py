@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from chatbot_llm.engine import tool_calls
 from chatbot_llm.engine.weights import BUNDLED
 from chatbot_llm.errors import UsageError
 
@@ -34,18 +35,16 @@ def cpu_dtype(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 COMMON: Flags = {
     # Tools: the format Qwen2.5 was trained on.
     "--enable-auto-tool-choice": None,
-    "--tool-call-parser": "hermes",
+    "--tool-call-parser": tool_calls.PARSER,
     # Requests are logged by us, once, without their text.
     "--no-enable-log-requests": None,
     # Queue, first-token and decode times of every answer, for Server-Timing and the request log.
     "--enable-per-request-metrics": None,
     # `cached_tokens` in usage: what the prefix cache saved.
     "--enable-prompt-tokens-details": None,
-    # Arguments of a tool call obey the tool's schema; without it a small model answers "21" where an object belongs.
-    "--tool-strict-level": "parameter",
-    # One grammar library, the one that schemas are tried with first (schema_check.py). With `auto` the first request
-    # that xgrammar cannot serve would move everyone after it to another library.
-    "--structured-outputs-config": '{"backend":"xgrammar"}',
+    # llguidance builds the grammar of a schema in milliseconds and follows it lazily; xgrammar, vLLM's default, first
+    # computes masks of the whole vocabulary: seconds, for a few strings with a maxLength, in the engine's process.
+    "--structured-outputs-config": '{"backend":"guidance"}',
     # A progress bar is not a log line.
     "--no-use-tqdm-on-load": None,
     # Text only: nothing in a body makes the server fetch an address.
@@ -96,6 +95,8 @@ _OFFLINE = {
     # One banner and colour codes less in a log that machines read.
     "VLLM_LOGGING_COLOR": "0",
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    # Grammars of tool calls are ours (tool_calls.py): vLLM writes its own for xgrammar alone.
+    "VLLM_ENFORCE_STRICT_TOOL_CALLING": "0",
 }
 
 ENVIRONMENT: dict[str, dict[str, str]] = {

@@ -1,11 +1,9 @@
 """What a request wants enforced is tried before the engine sees it, in a process that may be killed.
 
-An engine compiles a schema in a thread beside its steps and asks the result for every token: too costly a schema is
-everybody's burden. So it is compiled first in a helper (`schema_helper.py`) that has so much CPU time, and some tokens
-are walked through it. Measured, not guessed: the verdict is the same whatever the schema looks like.
-
-A cheap schema does not wait behind a costly one: each first gets a little time in the quick lane, and only what does
-not come to its end there waits for the slow lane. A request that goes takes its trial with it.
+An engine asks a grammar for every token, and builds it between two tokens of everyone else: too costly a schema is
+everybody's burden. So it is built first in a helper (`schema_helper.py`) that has so much CPU time, and some tokens are
+walked through it. Measured, not guessed: the verdict is the same whatever the schema looks like. A request that goes
+takes its trial with it.
 """
 
 import asyncio
@@ -20,23 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chatbot_llm.engine.enforced import demanded, hinted, patterns, unsupported
-from chatbot_llm.engine.schema_helper import CORES
+from chatbot_llm.engine.enforced import demanded, hinted, patterns
+from chatbot_llm.engine.schema_helper import COMPILE_S, WALK_S
 from chatbot_llm.errors import BadRequest, Unavailable
 from chatbot_llm.observability.redaction import withhold
 
 log = logging.getLogger(__name__)
 
-#: CPU seconds of the quick lane: most schemas need a tenth of it.
-QUICK_CPU_S = 0.15
-#: Priority of slow trials: below the engine's (0), and still a tenth of a busy core.
-SLOW_NICE = 10
-#: Trials at once: quick ones, and slow ones.
-QUICK, SLOW = 2, 1
-#: Most that turning a schema into a grammar may take, CPU seconds: that happens between two tokens of everyone else.
-CONVERT_S = 0.25
 #: What a token may cost on average and at worst, CPU seconds; each such request adds that to every step of the engine.
 STEP_S, WORST_S = 0.01, 0.1
+#: Trials at once.
+TRIALS = 2
 #: How much longer than its CPU time a trial may take on a busy machine.
 PATIENCE = 6
 #: Verdicts remembered.
@@ -49,21 +41,19 @@ START_S = 120
 
 @dataclass(frozen=True)
 class Verdict:
-    """`problem` is why it cannot be enforced, or ""; `cpu_s` what compiling it takes."""
+    """`problem` is why it cannot be enforced, or ""; `cpu_s` what building its grammar takes."""
 
     problem: str = ""
     cpu_s: float = 0.0
 
 
 class SchemaCheck:
-    """One helper for one model. `limit_s` is what one request's schemas may take on all cores, seconds."""
+    """One helper for one model."""
 
-    def __init__(self, folder: str, limit_s: float) -> None:
+    def __init__(self, folder: str) -> None:
         self._folder = folder
-        self._limit_s = limit_s
-        self._cpu_s = limit_s * CORES
         self._known: OrderedDict[bytes, Verdict] = OrderedDict()
-        self._lanes = {QUICK_CPU_S: asyncio.Semaphore(QUICK), self._cpu_s: asyncio.Semaphore(SLOW)}
+        self._lane = asyncio.Semaphore(TRIALS)
         self._starting = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -75,17 +65,13 @@ class SchemaCheck:
 
         Raises BadRequest naming the place and the reason for what must be obeyed and cannot be.
         """
-        budget = self._cpu_s
+        budget = COMPILE_S
         for place, kind, text in demanded(body):
-            schema = json.loads(text) if kind == "json" else None
-            if keyword := unsupported(schema):
-                raise BadRequest(f"{place}: {keyword} cannot be enforced here; leave it out", param=place)
             verdict = await self.verdict(kind, text)
             budget -= verdict.cpu_s
             if verdict.problem or budget < 0:
-                problem = (
-                    verdict.problem or f"the schemas of this request take more than {self._limit_s:g} s to compile"
-                )
+                problem = verdict.problem or f"the schemas of this request would {_LARGE}"
+                schema = json.loads(text) if kind == "json" else None
                 raise BadRequest(
                     f"{place}: {withhold(problem, schema)}{await self._quote(schema, verdict)}", param=place
                 )
@@ -98,22 +84,15 @@ class SchemaCheck:
         return frozenset(free)
 
     async def verdict(self, kind: str, text: str) -> Verdict:
-        """Whether a grammar of this kind (json, choice, regex, grammar, structural_tag) can be enforced."""
+        """Whether a grammar of this kind (json, choice, regex, grammar) can be enforced."""
         key = hashlib.sha256(f"{kind} {text}".encode()).digest()
-        for cpu_s, lane in self._lanes.items():
-            async with lane:
-                if key in self._known:
-                    self._known.move_to_end(key)
-                    return self._known[key]
-                result = await self._try(kind, text, cpu_s)
-            if "ended" in result and cpu_s != self._cpu_s:
-                continue
-            verdict = self._judge(result)
-            self._known[key] = verdict
-            if len(self._known) > REMEMBERED:
-                self._known.popitem(last=False)
-            return verdict
-        raise AssertionError("the last lane always has a verdict")
+        async with self._lane:
+            if key not in self._known:
+                self._known[key] = self._judge(await self._try(kind, text))
+        self._known.move_to_end(key)
+        if len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        return self._known[key]
 
     async def close(self) -> None:
         """End the helper and whatever it tries."""
@@ -125,14 +104,12 @@ class SchemaCheck:
             await self._reader
 
     def _judge(self, result: dict[str, Any]) -> Verdict:
-        if "ended" in result:
-            return Verdict(f"it takes more than {self._limit_s:g} s to compile{_ADVICE}")
+        if "ended" in result or result.get("compile_s", 0) > COMPILE_S:
+            return Verdict(f"it would {_LARGE}")
         if error := result.get("error"):
             return Verdict(f"it cannot be enforced: {error}")
-        if result["convert_s"] > CONVERT_S:
-            return Verdict(f"it is too large to be made into a grammar{_ADVICE}")
         if result["step_s"] > STEP_S or result["worst_s"] > WORST_S:
-            return Verdict(f"it would slow every token down ({result['step_s'] * 1000:.0f} ms on average){_ADVICE}")
+            return Verdict(f"it would slow every token down ({result['step_s'] * 1000:.0f} ms on average)")
         return Verdict(cpu_s=result["compile_s"])
 
     async def _quote(self, schema: Any, verdict: Verdict) -> str:
@@ -140,25 +117,22 @@ class SchemaCheck:
         if not verdict.problem:
             return ""
         for pattern in list(dict.fromkeys(patterns(schema)))[:SUSPECTS]:
-            alone = json.dumps({"type": "string", "pattern": pattern})
-            async with self._lanes[QUICK_CPU_S]:
-                result = await self._try("json", alone, QUICK_CPU_S * 2)
-            if "ended" in result or "error" in result:
+            alone = await self.verdict("json", json.dumps({"type": "string", "pattern": pattern}))
+            if alone.problem:
                 shown = pattern if len(pattern) <= QUOTED else pattern[:QUOTED] + " ..."
                 return f"; the pattern to blame is {shown}"
         return ""
 
-    async def _try(self, kind: str, text: str, cpu_s: float) -> dict[str, Any]:
+    async def _try(self, kind: str, text: str) -> dict[str, Any]:
         """One trial. A caller that is cancelled takes it with it."""
         for _ in range(2):
             process = await self._helper()
             self._number += 1
             number = self._number
-            nice = SLOW_NICE if cpu_s == self._cpu_s else 0
             future = self._waiting[number] = asyncio.get_running_loop().create_future()
             try:
-                self._say(process, {"id": number, "kind": kind, "text": text, "cpu_s": cpu_s, "nice": nice})
-                return await asyncio.wait_for(future, cpu_s * PATIENCE)
+                self._send(process, {"id": number, "kind": kind, "text": text})
+                return await asyncio.wait_for(future, (COMPILE_S + WALK_S) * PATIENCE)
             except TimeoutError:
                 return {"ended": 0}
             except ConnectionError:
@@ -167,10 +141,10 @@ class SchemaCheck:
                 del self._waiting[number]
                 if not future.done() or future.cancelled():
                     with contextlib.suppress(ConnectionError):
-                        self._say(process, {"stop": number})
+                        self._send(process, {"stop": number})
         raise Unavailable("schemas cannot be checked at the moment; try again later", retry_after=5)
 
-    def _say(self, process: asyncio.subprocess.Process, command: dict[str, Any]) -> None:
+    def _send(self, process: asyncio.subprocess.Process, command: dict[str, Any]) -> None:
         assert process.stdin is not None
         if process.stdin.is_closing() or process.returncode is not None:
             raise ConnectionError
@@ -220,7 +194,6 @@ class SchemaCheck:
                 future.set_exception(ConnectionError())
 
 
-_ADVICE = (
-    "; what costs most: minLength and maxLength of different values, minProperties and maxProperties over many "
-    "optional properties, large enums, counts in patterns"
+_LARGE = (
+    f"cost more than {COMPILE_S:g} s to turn into a grammar; use fewer properties and alternatives, or shorter lists"
 )

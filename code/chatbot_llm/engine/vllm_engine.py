@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextvars import ContextVar
 from typing import Any
 
-from chatbot_llm.engine import profiles, weights
+from chatbot_llm.engine import profiles, tool_calls, weights
 from chatbot_llm.engine.base import Phase
 from chatbot_llm.engine.patches import early, replaced
 from chatbot_llm.engine.protocols.base import EngineRequest
@@ -71,7 +71,8 @@ class VllmEngine(SupervisedEngine):
             raise UsageError(f"{args.model} cannot generate text: pass a chat model as --model")
         self._serving = bag
         self._template = _template(self._client.renderer.tokenizer, bag.openai_serving_chat.chat_template)
-        self._schemas = SchemaCheck(args.model, self._settings.schema_s)
+        self._schemas = SchemaCheck(args.model)
+        self._obeys_tools = args.tool_call_parser == tool_calls.PARSER
         stack.push_async_callback(self._schemas.close)
         shown = await bag.openai_serving_models.show_available_models()
         self._cards = [_card(card) for card in shown.data]
@@ -92,6 +93,7 @@ class VllmEngine(SupervisedEngine):
             from vllm.v1.engine.async_llm import AsyncLLM
 
         self._enter(Phase.CONFIG)
+        tool_calls.register()
         args = _parse(make_arg_parser(FlexibleArgumentParser(prog="chatbot_llm")), argv)
         try:
             validate_parsed_serve_args(args)
@@ -155,8 +157,9 @@ class VllmEngine(SupervisedEngine):
 
         raw, protocol = _raw_request(request), request.protocol
         if self._schemas is not None and protocol.generates:
-            for at in await self._schemas.admit(request.chat):
-                _set_free(request.prepared.tools, at)
+            free = await self._schemas.admit(request.chat)
+            if self._obeys_tools:
+                tool_calls.obey(request.prepared, free)
         serving, _, method = protocol.serving.partition(".")
         _ASKED.set(request)
         answer = await getattr(getattr(self._serving, serving), method)(request.prepared, raw)
@@ -233,27 +236,6 @@ def _parse(parser: Any, argv: list[str]) -> Any:
 
     parser.error = complain
     return parser.parse_args(argv)
-
-
-def _set_free(tools: list[Any], at: int) -> None:
-    """Free the arguments of one tool of a parsed request: a chat's tools hold their function, Responses' are it."""
-    if hasattr(tools[at], "function"):
-        tools[at].function = _free(tools[at].function)
-    else:
-        tools[at] = _free(tools[at])
-
-
-def _free(function: Any) -> Any:
-    """A tool's function whose arguments are not enforced, whatever --tool-strict-level says; the prompt is the same.
-
-    vLLM enforces by setting `strict` on a copy of each function (`structural_tag_registry.resolve_tool_strictness`).
-    """
-
-    class Free(type(function)):  # type: ignore[misc]
-        def model_copy(self, **_: Any) -> Any:
-            return super().model_copy(update={"strict": False})
-
-    return Free.model_construct(**dict(function))
 
 
 def _template(tokenizer: Any, given: str | None) -> tuple[str, tuple[str, ...]]:

@@ -232,7 +232,8 @@ INSIDE: Mapping[str, Mapping[str, Field]] = {
     "output_config": _obeyed("format effort"),
     "response_format.json_schema": _obeyed("name description schema strict"),
     "structured_outputs": {
-        **_obeyed("json regex choice grammar json_object structural_tag"),
+        **_obeyed("json regex choice grammar json_object"),
+        "structural_tag": _refused("send tools, or a schema as response_format"),
         "whitespace_pattern": _refused("white space follows JSON's own rules"),
         "disable_any_whitespace": _refused("white space follows JSON's own rules", False),
         "disable_additional_properties": _refused('say "additionalProperties": false in the schema', False),

@@ -1,6 +1,6 @@
 """Every limit of a request, from the code that applies it, as a Markdown table (code/README.md)."""
 
-from chatbot_llm.engine import schema_check
+from chatbot_llm.engine import schema_check, schema_helper
 from chatbot_llm.rag import documents
 from chatbot_llm.routes import generate, structures, validation
 from chatbot_llm.settings import Settings
@@ -22,7 +22,7 @@ def table() -> str:
         *((f"`{name}`", most, "") for name, most in validation.MAX_ITEMS.items()),
         ("nesting of a body", validation.MAX_DEPTH, ""),
         ("one schema, or all tools, characters", structures.MAX_SCHEMA, ""),
-        ("compiling a request's schemas, seconds on all cores", default["schema_s"], "`CHATBOT_SCHEMA_S`"),
+        ("turning a request's schemas into a grammar, ms", round(schema_helper.COMPILE_S * 1000), ""),
         ("what a schema may add to a token, ms: on average", round(schema_check.STEP_S * 1000), ""),
         ("what a schema may add to a token, ms: at worst", round(schema_check.WORST_S * 1000), ""),
         ("documents", documents.MAX_DOCUMENTS, ""),

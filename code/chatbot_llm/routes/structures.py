@@ -5,6 +5,7 @@ schema is a hint: it may be as odd as it likes.
 """
 
 import json
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,15 +16,20 @@ from chatbot_llm.settings import Settings
 #: Largest JSON schema, characters: what OpenAI allows for all names and values of one.
 MAX_SCHEMA = 120_000
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
+_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 #: Keywords whose values are data, not schemas.
 _DATA = ("enum", "const", "default", "examples")
-_RAW = ("regex", "grammar", "structural_tag")
+_RAW = ("regex", "grammar")
+#: Keywords that hold schemas by name.
+_NAMED = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas")
+#: Formats that imply the pattern which schema writers (zod's `z.email()`) put beside them.
+_FORMATS = ("date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid")
 
 
 def check(body: dict[str, Any], settings: Settings) -> None:
     """Raises BadRequest naming the place."""
     _tools(body)
-    _response_format(body, settings)
+    _response_format(body)
     _structured_outputs(body, settings)
 
 
@@ -42,20 +48,19 @@ def _tools(body: dict[str, Any]) -> None:
         if not isinstance(parameters := function.get("parameters"), dict | None):
             raise BadRequest(f"{place}.function.parameters: must be a JSON schema, an object", param=place)
         _references(parameters, f"{place}.function.parameters")
+        _tidy(parameters)
         if function.get("strict"):
             _counts(parameters, f"{place}.function.parameters")
 
 
-def _response_format(body: dict[str, Any], settings: Settings) -> None:
+def _response_format(body: dict[str, Any]) -> None:
     wanted, place = body.get("response_format"), "response_format"
     if wanted is None:
         return
     fields.check(wanted, fields.INSIDE[place], place)
     kind = wanted.get("type")
-    if kind not in ("text", "json_object", "json_schema", "structural_tag"):
+    if kind not in ("text", "json_object", "json_schema"):
         raise BadRequest(f"{place}.type: must be text, json_object or json_schema", param=f"{place}.type")
-    if kind == "structural_tag":
-        _raw(f"{place}.type structural_tag", place, settings)
     inner = wanted.get("json_schema")
     if kind != "json_schema":
         if inner is not None:
@@ -123,6 +128,28 @@ def _schema(value: Any, place: str) -> None:
     _sized(value, place)
     _references(value, place)
     _counts(value, place)
+    _tidy(value)
+
+
+def _tidy(schema: Any) -> None:
+    """Take out what says nothing and no grammar library reads: bounds that every number keeps, `uniqueItems: false`, a
+    pattern that looks around beside the format it stands for."""
+    stack = [schema]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, list):
+            stack.extend(item)
+        if not isinstance(item, dict):
+            continue
+        for key, value in list(item.items()):
+            if key in _NAMED and isinstance(value, dict):
+                stack.extend(value.values())
+            elif key not in _DATA:
+                stack.append(value)
+            bound = key in _BOUNDS and isinstance(value, int | float) and abs(value) >= sys.float_info.max
+            implied = key == "pattern" and item.get("format") in _FORMATS and "(?" in str(value).replace("(?:", "")
+            if bound or implied or (key == "uniqueItems" and value is False):
+                del item[key]
 
 
 def _sized(value: Any, place: str) -> None:

@@ -170,7 +170,7 @@ def test_everything_the_service_imports_is_in_the_lock() -> None:
     names = {"flask": "flask", "gunicorn": "gunicorn", "pydantic": "pydantic", "prometheus_client": "prometheus-client"}
     names |= {"pydantic_settings": "pydantic-settings", "psutil": "psutil", "vllm": "vllm", "uvloop": "uvloop"}
     names |= {"torch": "torch", "transformers": "transformers", "starlette": "starlette", "werkzeug": "werkzeug"}
-    names |= {"opentelemetry": "opentelemetry-sdk", "xgrammar": "xgrammar", "numpy": "numpy"}
+    names |= {"opentelemetry": "opentelemetry-sdk", "llguidance": "llguidance", "numpy": "numpy"}
     names |= {"uvicorn": "uvicorn", "uvicorn_worker": "uvicorn-worker"}
     imported = set()
     for path in (ROOT / "code" / "chatbot_llm").rglob("*.py"):

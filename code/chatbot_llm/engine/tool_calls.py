@@ -1,0 +1,96 @@
+"""What an answer with tools may look like, as a grammar: the calls that Qwen2.5 was trained to write.
+
+vLLM's own grammars of tool calls are in a form that only xgrammar reads; these are llguidance's (its docs/syntax.md).
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from chatbot_llm.errors import BadRequest
+
+#: The name under which vLLM knows the parser of these calls.
+PARSER = "hermes_calls"
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
+#: Arguments are written as Python's `json.dumps` does, the form of the training data: where any white space may stand,
+#: a small model writes blanks for ever.
+_AS_TRAINED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+def register() -> None:
+    """Make the parser known to vLLM: its Hermes parser, which leaves the grammar of a request as it finds it."""
+    from vllm.tool_parsers import ToolParserManager
+    from vllm.tool_parsers.hermes_tool_parser import Hermes2ProToolParser
+
+    class Calls(Hermes2ProToolParser):
+        structural_tag_model = None
+        supports_required_and_named = False  # vLLM would have them without the tags
+
+    ToolParserManager.register_module(PARSER, module=Calls)
+
+
+def obey(prepared: Any, free: frozenset[int]) -> None:
+    """Have the calls of vLLM's parsed request follow its tools and `tool_choice`; `free` tools may have any arguments.
+
+    Raises BadRequest for a choice that is not among the tools.
+    """
+    from vllm.sampling_params import StructuredOutputsParams
+
+    choice = prepared.tool_choice
+    if not prepared.tools or choice == "none":
+        return
+    functions = [getattr(tool, "function", tool) for tool in prepared.tools]  # in Responses a tool is the function
+    schemas = {function.name: None if at in free else function.parameters for at, function in enumerate(functions)}
+    named = not isinstance(choice, str | None)
+    if named:
+        name = getattr(choice, "function", choice).name
+        if name not in schemas:
+            raise BadRequest(f"tool_choice: no tool is called {name}", param="tool_choice")
+        schemas = {name: schemas[name]}
+    forced = named or choice == "required"
+    wanted = None if forced else prepared.extract_structured_outputs()
+    otherwise = _expression(wanted)
+    if wanted is not None and not otherwise:
+        return  # a grammar of the caller's own, for text alone
+    several = not named and prepared.parallel_tool_calls is not False
+    prepared.structured_outputs = StructuredOutputsParams(
+        grammar=grammar(schemas, forced=forced, several=several, otherwise=otherwise)
+    )
+    if hasattr(prepared, "response_format"):
+        prepared.response_format = None
+    else:
+        prepared.text = None
+
+
+def _expression(wanted: Any) -> str:
+    """What a request wants of its text, as a Lark expression; "" for nothing, or for a grammar of the caller's own."""
+    if wanted is None:
+        return ""
+    if wanted.choice:
+        return " | ".join(json.dumps(one) for one in wanted.choice)
+    schema = {"type": "object"} if wanted.json_object else wanted.json
+    return f"%json {schema if isinstance(schema, str) else json.dumps(schema)}" if schema is not None else ""
+
+
+def grammar(schemas: Mapping[str, Any], *, forced: bool, several: bool, otherwise: str = "") -> str:
+    """A grammar of calls of these functions, by name, whose arguments obey their schemas (None: any object).
+
+    `forced`: there is a call, and no text; else there may be text, or what `otherwise` says, in place of calls.
+    `several`: more than one call.
+    """
+    calls = [f"call_{at}" for at in range(len(schemas))]
+    rules = [f"call: {' | '.join(calls)}"]
+    for call, (name, schema) in zip(calls, schemas.items(), strict=True):
+        begin = f'{{"name": {json.dumps(name)}, "arguments": '
+        obeyed = json.dumps({**(schema or {"type": "object"}), "x-guidance": _AS_TRAINED})
+        rules.append(f'{call}: "\\n"? {json.dumps(begin)} %json {obeyed} "}}" "\\n"? {json.dumps(CLOSE)}')
+    first = f"{json.dumps(OPEN)} call" + (f' ("\\n"? {json.dumps(OPEN)} call)*' if several else "")
+    if forced or otherwise:
+        rules.append(f"start: {' | '.join(filter(None, (first, otherwise)))}")
+    else:
+        rules += [
+            f"start: {'(opened call)* TEXT' if several else 'opened call | TEXT'}",
+            f"opened[lazy]: TEXT {json.dumps(OPEN)}",
+            r"TEXT: /(.|\n)*/",
+        ]
+    return "\n".join(["%llguidance {}", *rules])
