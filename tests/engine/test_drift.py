@@ -16,7 +16,7 @@ from chatbot_llm.engine import profiles, schema_helper, tool_calls, weights
 from chatbot_llm.engine import startup_phases as phases
 from chatbot_llm.engine.protocols import PROTOCOLS
 from chatbot_llm.engine.protocols.base import EngineRequest, Protocol
-from chatbot_llm.engine.vllm_engine import engine_modules
+from chatbot_llm.engine.vllm_engine import _obey_tools, _register_parser, engine_modules
 from chatbot_llm.engine.vllm_errors import refusal
 from chatbot_llm.routes import fields, validation
 
@@ -221,7 +221,7 @@ def test_the_fields_inside_are_vllms() -> None:
 def test_what_vllms_models_refuse_is_named_as_the_caller_wrote_it(kind: str, body: dict[str, Any], place: str) -> None:
     protocol = PROTOCOLS[kind]
     module, _, name = protocol.model(body).partition(":")
-    asked = protocol.asked(EngineRequest(protocol, body), "model")
+    asked = protocol.for_vllm(EngineRequest(protocol, body), "model")
     with pytest.raises(ValidationError) as refused:
         getattr(importlib.import_module(module), name).model_validate(asked)
     told = refusal(refused.value, body)
@@ -248,14 +248,14 @@ def test_tools_are_left_to_our_grammars() -> None:
     from vllm.tool_parsers import ToolParserManager
 
     assert "VLLM_ENFORCE_STRICT_TOOL_CALLING" in envs.environment_variables
-    tool_calls.register()
+    _register_parser()
     parser = ToolParserManager.get_tool_parser(tool_calls.PARSER)(object())
     tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
     for choice in ("auto", "required", {"type": "function", "function": {"name": "f"}}):
         body = {"messages": [{"role": "user", "content": "x"}], "tools": tools, "tool_choice": choice}
         request = parser.adjust_request(ChatCompletionRequest.model_validate(body))
         assert request.structured_outputs is None and request.response_format is None
-        tool_calls.obey(request, frozenset())
+        _obey_tools(request, frozenset())
         adjusted = parser.adjust_request(request)
         assert adjusted.extract_structured_outputs().grammar.startswith("%llguidance")
     assert not parser.supports_required_and_named and parser.structural_tag_model is None

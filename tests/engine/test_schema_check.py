@@ -25,7 +25,7 @@ def optional(number: int, **more: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "additionalProperties": False, **more}
 
 
-#: Would take seconds to turn into a grammar.
+#: Would take seconds before the first token.
 HOSTILE = {"const": "x" * 100_000}
 SMALL = optional(2)
 UUID = (
@@ -104,9 +104,9 @@ IMPOSSIBLE: list[tuple[Any, str]] = [
     ({"type": "array", "items": {"type": "array", "uniqueItems": True}}, '["uniqueItems"]'),
     ({"not": {"type": "string"}}, '["not"]'),
     (optional(300, minProperties=150, maxProperties=290), "min/maxProperties"),
-    ({"type": "integer", "multipleOf": 999_983}, "grammar"),
-    ({"anyOf": [optional(4, title=str(at)) for at in range(1_000)]}, "slow every token"),
-    (HOSTILE, "grammar"),
+    ({"type": "integer", "multipleOf": 999_983}, "CPU time"),
+    ({"anyOf": [optional(4, title=str(at)) for at in range(1_000)]}, "CPU time"),
+    (HOSTILE, "CPU time"),
 ]
 
 
@@ -140,7 +140,8 @@ def test_tools_whose_schemas_together_cost_too_much_are_not_all_enforced() -> No
         ("grammar", "root ::= root", False),
         ("grammar", 'root ::= "a" | "b"', True),
         ("regex", "[a-z]{1,10}", True),
-        ("regex", ".?" * 80, False),
+        ("regex", ".?" * 80, True),
+        ("regex", "(a", False),
         ("choice", '["yes", "no", "\\"quoted\\""]', True),
     ],
 )
@@ -152,7 +153,7 @@ def test_raw_grammars_are_measured_too_where_they_are_allowed(kind: str, text: s
 def test_a_small_schema_does_not_wait_for_hostile_ones() -> None:
     async def beside(check: SchemaCheck) -> float:
         await check.admit(wanted(optional(3)))
-        attack = [asyncio.ensure_future(told(wanted({**HOSTILE, "title": str(at)}))(check)) for at in range(8)]
+        attack = [asyncio.ensure_future(told(wanted({**HOSTILE, "title": str(at)}))(check)) for at in range(4)]
         await asyncio.sleep(0.1)
         begun = time.monotonic()
         await check.admit(wanted(SMALL))

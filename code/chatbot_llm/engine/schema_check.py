@@ -33,18 +33,20 @@ TRIALS = 2
 PATIENCE = 6
 #: Verdicts remembered.
 REMEMBERED = 512
-#: Longest part of a pattern that an error quotes, characters, and most patterns that are looked at for it.
-QUOTED, SUSPECTS = 100, 4
+#: Most patterns of a schema that are tried by themselves, and the longest part of one that an error quotes, characters.
+PATTERNS, QUOTED = 32, 100
 #: The helper's own start, seconds: it imports torch.
 START_S = 120
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`problem` is why it cannot be enforced, or ""; `cpu_s` what building its grammar takes."""
+    """`problem`: why it cannot be enforced, or ""; `blamed`: the end of that sentence, which quotes a pattern; `cpu_s`: what
+    building its grammar takes, seconds."""
 
     problem: str = ""
     cpu_s: float = 0.0
+    blamed: str = ""
 
 
 class SchemaCheck:
@@ -70,11 +72,9 @@ class SchemaCheck:
             verdict = await self.verdict(kind, text)
             budget -= verdict.cpu_s
             if verdict.problem or budget < 0:
-                problem = verdict.problem or f"the schemas of this request would {_LARGE}"
+                problem = verdict.problem or f"the schemas of this request would cost {_LARGE}"
                 schema = json.loads(text) if kind == "json" else None
-                raise BadRequest(
-                    f"{place}: {withhold(problem, schema)}{await self._quote(schema, verdict)}", param=place
-                )
+                raise BadRequest(f"{place}: {withhold(problem, schema)}{verdict.blamed}", param=place)
         tried = [(await self.verdict("json", text), at) for at, text in hinted(body)]
         free = {at for verdict, at in tried if verdict.problem}
         for verdict, at in sorted(tried, key=lambda pair: pair[0].cpu_s):
@@ -84,7 +84,18 @@ class SchemaCheck:
         return frozenset(free)
 
     async def verdict(self, kind: str, text: str) -> Verdict:
-        """Whether a grammar of this kind (json, choice, regex, grammar) can be enforced."""
+        """Whether a grammar of this kind (json, choice, regex, grammar) can be enforced.
+
+        Each pattern of a schema is tried by itself, too: the walk through the whole may not come to it.
+        """
+        for pattern in list(dict.fromkeys(patterns(json.loads(text))))[:PATTERNS] if kind == "json" else ():
+            alone = await self._tried("json", json.dumps({"type": "string", "pattern": pattern}))
+            if alone.problem:
+                shown = pattern if len(pattern) <= QUOTED else pattern[:QUOTED] + " ..."
+                return Verdict(alone.problem, blamed=f"; the pattern to blame is {shown}")
+        return await self._tried(kind, text)
+
+    async def _tried(self, kind: str, text: str) -> Verdict:
         key = hashlib.sha256(f"{kind} {text}".encode()).digest()
         async with self._lane:
             if key not in self._known:
@@ -105,23 +116,12 @@ class SchemaCheck:
 
     def _judge(self, result: dict[str, Any]) -> Verdict:
         if "ended" in result or result.get("compile_s", 0) > COMPILE_S:
-            return Verdict(f"it would {_LARGE}")
+            return Verdict(f"it would cost {_LARGE}")
         if error := result.get("error"):
             return Verdict(f"it cannot be enforced: {error}")
         if result["step_s"] > STEP_S or result["worst_s"] > WORST_S:
             return Verdict(f"it would slow every token down ({result['step_s'] * 1000:.0f} ms on average)")
         return Verdict(cpu_s=result["compile_s"])
-
-    async def _quote(self, schema: Any, verdict: Verdict) -> str:
-        """The pattern that is to blame, if one is by itself."""
-        if not verdict.problem:
-            return ""
-        for pattern in list(dict.fromkeys(patterns(schema)))[:SUSPECTS]:
-            alone = await self.verdict("json", json.dumps({"type": "string", "pattern": pattern}))
-            if alone.problem:
-                shown = pattern if len(pattern) <= QUOTED else pattern[:QUOTED] + " ..."
-                return f"; the pattern to blame is {shown}"
-        return ""
 
     async def _try(self, kind: str, text: str) -> dict[str, Any]:
         """One trial. A caller that is cancelled takes it with it."""
@@ -195,5 +195,6 @@ class SchemaCheck:
 
 
 _LARGE = (
-    f"cost more than {COMPILE_S:g} s to turn into a grammar; use fewer properties and alternatives, or shorter lists"
+    f"more than {COMPILE_S:g} s of CPU time before the first token; "
+    "use fewer properties and alternatives, or shorter lists and texts"
 )

@@ -21,11 +21,11 @@ from typing import Any
 #: Memory a trial may take beyond what the helper itself has, bytes.
 MEMORY = 1 << 30
 #: How a result is tried: so many walks of so many tokens.
-WALKS, STEPS = 4, 48
+WALKS, STEPS = 4, 24
 #: Longest message, characters: a line on a pipe stays whole up to 4 KB.
 MAX_MESSAGE = 600
 #: CPU seconds of a trial: until the grammar is there, and for the walks.
-COMPILE_S, WALK_S = 0.2, 2.0
+COMPILE_S, WALK_S = 0.2, 0.4
 #: Priority of a trial: below the engine's (0), and still a third of a busy core.
 NICE = 5
 

@@ -17,28 +17,14 @@ OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _AS_TRAINED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
-def register() -> None:
-    """Make the parser known to vLLM: its Hermes parser, which leaves the grammar of a request as it finds it."""
-    from vllm.tool_parsers import ToolParserManager
-    from vllm.tool_parsers.hermes_tool_parser import Hermes2ProToolParser
+def wanted(prepared: Any, free: frozenset[int]) -> str:
+    """The grammar that vLLM's parsed request wants for its tools and `tool_choice`; "" where it needs none of ours.
 
-    class Calls(Hermes2ProToolParser):
-        structural_tag_model = None
-        supports_required_and_named = False  # vLLM would have them without the tags
-
-    ToolParserManager.register_module(PARSER, module=Calls)
-
-
-def obey(prepared: Any, free: frozenset[int]) -> None:
-    """Have the calls of vLLM's parsed request follow its tools and `tool_choice`; `free` tools may have any arguments.
-
-    Raises BadRequest for a choice that is not among the tools.
+    `free` tools, by index, may have any arguments. Raises BadRequest for a choice that is not among the tools.
     """
-    from vllm.sampling_params import StructuredOutputsParams
-
     choice = prepared.tool_choice
     if not prepared.tools or choice == "none":
-        return
+        return ""
     functions = [getattr(tool, "function", tool) for tool in prepared.tools]  # in Responses a tool is the function
     schemas = {function.name: None if at in free else function.parameters for at, function in enumerate(functions)}
     named = not isinstance(choice, str | None)
@@ -48,27 +34,21 @@ def obey(prepared: Any, free: frozenset[int]) -> None:
             raise BadRequest(f"tool_choice: no tool is called {name}", param="tool_choice")
         schemas = {name: schemas[name]}
     forced = named or choice == "required"
-    wanted = None if forced else prepared.extract_structured_outputs()
-    otherwise = _expression(wanted)
-    if wanted is not None and not otherwise:
-        return  # a grammar of the caller's own, for text alone
+    constraint = None if forced else prepared.extract_structured_outputs()
+    otherwise = _expression(constraint)
+    if constraint is not None and not otherwise:
+        return ""  # a grammar of the caller's own, for text alone
     several = not named and prepared.parallel_tool_calls is not False
-    prepared.structured_outputs = StructuredOutputsParams(
-        grammar=grammar(schemas, forced=forced, several=several, otherwise=otherwise)
-    )
-    if hasattr(prepared, "response_format"):
-        prepared.response_format = None
-    else:
-        prepared.text = None
+    return grammar(schemas, forced=forced, several=several, otherwise=otherwise)
 
 
-def _expression(wanted: Any) -> str:
+def _expression(constraint: Any) -> str:
     """What a request wants of its text, as a Lark expression; "" for nothing, or for a grammar of the caller's own."""
-    if wanted is None:
+    if constraint is None:
         return ""
-    if wanted.choice:
-        return " | ".join(json.dumps(one) for one in wanted.choice)
-    schema = {"type": "object"} if wanted.json_object else wanted.json
+    if constraint.choice:
+        return " | ".join(json.dumps(one) for one in constraint.choice)
+    schema = {"type": "object"} if constraint.json_object else constraint.json
     return f"%json {schema if isinstance(schema, str) else json.dumps(schema)}" if schema is not None else ""
 
 

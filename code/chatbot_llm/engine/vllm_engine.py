@@ -23,7 +23,7 @@ from chatbot_llm.engine.protocols.openai import DONE
 from chatbot_llm.engine.schema_check import SchemaCheck
 from chatbot_llm.engine.startup_phases import Listener
 from chatbot_llm.engine.supervisor import SupervisedEngine, in_thread, kill_children
-from chatbot_llm.engine.vllm_errors import refusal, told, without_half_call
+from chatbot_llm.engine.vllm_errors import api_error, refusal, without_half_call
 from chatbot_llm.errors import ApiError, BadRequest, UsageError
 from chatbot_llm.observability import prefix, tracing
 from chatbot_llm.settings import Settings
@@ -93,7 +93,7 @@ class VllmEngine(SupervisedEngine):
             from vllm.v1.engine.async_llm import AsyncLLM
 
         self._enter(Phase.CONFIG)
-        tool_calls.register()
+        _register_parser()
         args = _parse(make_arg_parser(FlexibleArgumentParser(prog="chatbot_llm")), argv)
         try:
             validate_parsed_serve_args(args)
@@ -145,7 +145,7 @@ class VllmEngine(SupervisedEngine):
         module, _, name = protocol.model(request.body).partition(":")
         model = getattr(importlib.import_module(module), name)
         try:
-            parsed = model.model_validate(protocol.asked(request, self._cards[0]["id"]))
+            parsed = model.model_validate(protocol.for_vllm(request, self._cards[0]["id"]))
             request.prepared = protocol.adopted(parsed, self._serving, request.body)
         except ValidationError as error:
             raise refusal(error, request.body) from None
@@ -159,12 +159,12 @@ class VllmEngine(SupervisedEngine):
         if self._schemas is not None and protocol.generates:
             free = await self._schemas.admit(request.chat)
             if self._obeys_tools:
-                tool_calls.obey(request.prepared, free)
+                _obey_tools(request.prepared, free)
         serving, _, method = protocol.serving.partition(".")
         _ASKED.set(request)
         answer = await getattr(getattr(self._serving, serving), method)(request.prepared, raw)
         if isinstance(answer, ErrorResponse):
-            raise told(answer.error.code, answer.error.message, answer.error.param, request.body)
+            raise api_error(answer.error.code, answer.error.message, answer.error.param, request.body)
         if hasattr(answer, "__aiter__"):
             return protocol.events(self._or_raise(answer, request, raw), self._serving)
         _note(request, getattr(answer, "usage", None), getattr(answer, "metrics", None))
@@ -186,7 +186,7 @@ class VllmEngine(SupervisedEngine):
                     if self._client.errored:
                         raise self._client.dead_error
                     error = json.loads(event.removeprefix("data: "))["error"]
-                    raise told(error["code"], error["message"], error["param"], request.body)
+                    raise api_error(error["code"], error["message"], error["param"], request.body)
                 if event == DONE:
                     metadata = getattr(raw.state, "request_metadata", None)
                     _note(request, getattr(metadata, "final_usage_info", None), None)
@@ -225,7 +225,29 @@ class VllmEngine(SupervisedEngine):
             return ApiError("the engine died while answering; send the request again", code="engine_error")
         info = create_error_response(error).error
         message = info.message if info.code < 500 else "the engine could not answer this request"
-        return told(info.code, message, info.param, body)
+        return api_error(info.code, message, info.param, body)
+
+
+def _register_parser() -> None:
+    """Make our parser of tool calls known to vLLM: its Hermes parser, which leaves the grammar of a request alone."""
+    from vllm.tool_parsers import ToolParserManager
+    from vllm.tool_parsers.hermes_tool_parser import Hermes2ProToolParser
+
+    class Calls(Hermes2ProToolParser):  # type: ignore[misc]
+        structural_tag_model = None
+        supports_required_and_named = False  # vLLM would have them without the tags
+
+    ToolParserManager.register_module(tool_calls.PARSER, module=Calls)
+
+
+def _obey_tools(prepared: Any, free: frozenset[int]) -> None:
+    """Have the calls of an answer follow the request's tools; the text keeps to what else was asked of it."""
+    from vllm.sampling_params import StructuredOutputsParams
+
+    if grammar := tool_calls.wanted(prepared, free):
+        prepared.structured_outputs = StructuredOutputsParams(grammar=grammar)
+        # The form of the text, a chat's and Responses', is part of the grammar.
+        setattr(prepared, "response_format" if hasattr(prepared, "response_format") else "text", None)
 
 
 def _parse(parser: Any, argv: list[str]) -> Any:

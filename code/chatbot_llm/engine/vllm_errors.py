@@ -15,7 +15,7 @@ TOOL_CALL = "<tool_call>"
 MAX_MESSAGE = 1000
 
 
-def told(status: int, message: str, param: str | None, body: Any) -> ApiError:
+def api_error(status: int, message: str, param: str | None, body: Any) -> ApiError:
     """vLLM's error about `body` as ours; OpenAI clients look for `context_length_exceeded` to shorten and try again."""
     too_long = (
         param in ("input_tokens", "input_text")

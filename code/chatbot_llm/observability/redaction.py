@@ -29,15 +29,15 @@ def withhold(text: str, body: Any) -> str:
     text = _LINK.sub("", _DUMP.sub("", text))
     if own := _OWN.match(text):
         return own.group().strip()
-    said = text
+    kept = text
     for item in sorted(_texts(body), key=len, reverse=True):
         if len(item) <= _PREFIX:
-            said = said.replace(item, "...")
-        elif item in said:
-            said = said.replace(item, "...")
-        elif (at := said.find(item[:_PREFIX])) >= 0:  # what is long may have been cut
-            said = said[:at] + "..."
-    return said if re.search(r"\w\w", said) else NOTHING_LEFT
+            kept = kept.replace(item, "...")
+        elif item in kept:
+            kept = kept.replace(item, "...")
+        elif (at := kept.find(item[:_PREFIX])) >= 0:  # what is long may have been cut
+            kept = kept[:at] + "..."
+    return kept if re.search(r"\w\w", kept) else NOTHING_LEFT
 
 
 def _texts(body: Any) -> set[str]:

@@ -11,7 +11,7 @@ from chatbot_llm.engine.protocols.base import EngineRequest
 from chatbot_llm.errors import BadRequest
 from chatbot_llm.rag.citations import Sources, check
 from chatbot_llm.rag.documents import Body, Documents, form_of
-from chatbot_llm.rag.forms import FORMS, told
+from chatbot_llm.rag.forms import FORMS, annotated
 
 
 async def answer(engine: Engine, request: EngineRequest, documents: Documents) -> bytes | AsyncGenerator[bytes, None]:
@@ -21,16 +21,16 @@ async def answer(engine: Engine, request: EngineRequest, documents: Documents) -
     """
     inert, form = form_of(*engine.template()), FORMS[request.protocol.kind]
     if not request.protocol.generates:
-        request.ask(documents.place(request.body, inert, len(documents.items), form.put))
+        request.replace_body(documents.place(request.body, inert, len(documents.items), form.put))
         engine.prepare(request)
         return await engine.answer(request)
 
     async def count(body: Body) -> int:
         asked = EngineRequest(PROTOCOLS["tokenize"], body) if "prompt" in body else form.counting(body)
         engine.prepare(asked)
-        said = await engine.answer(asked)
-        assert isinstance(said, bytes)
-        counted = json.loads(said)
+        answered = await engine.answer(asked)
+        assert isinstance(answered, bytes)
+        counted = json.loads(answered)
         return int(counted["input_tokens"] if "input_tokens" in counted else counted["count"])
 
     room = engine.models()[0]["max_model_len"], form.answer_tokens(request.body)
@@ -38,7 +38,7 @@ async def answer(engine: Engine, request: EngineRequest, documents: Documents) -
         body, used = await documents.fit(request.body, inert, *room, count, form.put)
     except BadRequest as error:
         raise request.protocol.in_words(error) from None
-    request.ask(body)
+    request.replace_body(body)
     engine.prepare(request)
     shown, left_out = documents.items[:used], documents.items[used:]
     # Made ready while the model reads the prompt.
@@ -54,12 +54,12 @@ async def answer(engine: Engine, request: EngineRequest, documents: Documents) -
             known[text] = annotations, {**which, **grounding}
         return known[text]
 
-    said = await engine.answer(request)
-    if isinstance(said, bytes):
-        whole = json.loads(said)
+    answered = await engine.answer(request)
+    if isinstance(answered, bytes):
+        whole = json.loads(answered)
         await form.whole(whole, checked, shown)
         return json.dumps(whole, ensure_ascii=False).encode()
-    return _closing(said, told(said, form, checked, shown))
+    return _closing(answered, annotated(answered, form, checked, shown))
 
 
 async def _closing(

@@ -199,7 +199,7 @@ def read(kind: str, body: Body) -> Documents | None:
     return FORMS[kind].read(body) if kind in FORMS else None
 
 
-async def told(
+async def annotated(
     events: AsyncGenerator[bytes, None], form: Form, checked: Checked, shown: Sequence[Document]
 ) -> AsyncGenerator[bytes, None]:
     """A stream's pieces as they come, citations in their places."""

@@ -51,7 +51,7 @@ class Protocol:
         """vLLM's model for this body, as module:class."""
         raise NotImplementedError
 
-    def asked(self, request: "EngineRequest", model: str) -> dict[str, Any]:
+    def for_vllm(self, request: "EngineRequest", model: str) -> dict[str, Any]:
         """What that model shall parse; `model` is the name served first."""
         return request.body
 
@@ -141,7 +141,7 @@ class EngineRequest:
     def chat(self) -> dict[str, Any]:
         return self.protocol.as_chat(self.body)
 
-    def ask(self, body: dict[str, Any]) -> None:
-        """Ask for something else; it is to be prepared anew."""
+    def replace_body(self, body: dict[str, Any]) -> None:
+        """Send another body; it is to be prepared anew."""
         self.body = body
         vars(self).pop("chat", None)

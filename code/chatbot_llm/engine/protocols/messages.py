@@ -103,7 +103,7 @@ class Messages(Protocol):
             raise _wrong("output_config.format", "must be an object")
         return view
 
-    def asked(self, request: EngineRequest, model: str) -> dict[str, Any]:
+    def for_vllm(self, request: EngineRequest, model: str) -> dict[str, Any]:
         return {**request.body, "model": request.body.get("model") or model}
 
     def adopted(self, parsed: Any, serving: Any, body: Mapping[str, Any]) -> Any:

@@ -75,7 +75,7 @@ class Responses(Protocol):
             raise _wrong("text.format", "must be an object")
         return view
 
-    def asked(self, request: EngineRequest, model: str) -> dict[str, Any]:
+    def for_vllm(self, request: EngineRequest, model: str) -> dict[str, Any]:
         body = dict(request.body)
         body["store"], body["request_id"] = False, f"resp_{request.id}"
         body["include"] = [name for name in body.get("include", ()) if name == LOGPROBS]
