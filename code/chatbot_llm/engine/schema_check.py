@@ -41,8 +41,8 @@ START_S = 120
 
 @dataclass(frozen=True)
 class Verdict:
-    """`problem`: why it cannot be enforced, or ""; `blamed`: the end of that sentence, which quotes a pattern; `cpu_s`: what
-    building its grammar takes, seconds."""
+    """`problem` says why it cannot be enforced, or ""; `blamed` ends that sentence and quotes a pattern; `cpu_s` is what
+    building its grammar takes."""
 
     problem: str = ""
     cpu_s: float = 0.0
