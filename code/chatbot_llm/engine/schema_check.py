@@ -41,8 +41,7 @@ START_S = 120
 
 @dataclass(frozen=True)
 class Verdict:
-    """`problem` says why it cannot be enforced, or ""; `blamed` ends that sentence and quotes a pattern; `cpu_s` is what
-    building its grammar takes."""
+    """Why something cannot be enforced, or "", the pattern to blame for it, and the CPU time that its grammar takes."""
 
     problem: str = ""
     cpu_s: float = 0.0

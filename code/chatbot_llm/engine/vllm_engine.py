@@ -158,7 +158,7 @@ class VllmEngine(SupervisedEngine):
         raw, protocol = _raw_request(request), request.protocol
         if self._schemas is not None and protocol.generates:
             free = await self._schemas.admit(request.chat)
-            if self._obeys_tools:
+            if self._obeys_tools and request.body.get("tools"):
                 _obey_tools(request.prepared, free)
         serving, _, method = protocol.serving.partition(".")
         _ASKED.set(request)
