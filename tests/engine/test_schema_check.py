@@ -5,7 +5,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psutil
@@ -17,7 +18,8 @@ from chatbot_llm.errors import BadRequest
 
 pytestmark = pytest.mark.engine
 
-Trial = Callable[[SchemaCheck], Awaitable[Any]]
+Trial = Callable[[SchemaCheck], Coroutine[Any, Any, Any]]
+Run = Callable[..., list[Any]]
 
 
 def optional(number: int, **more: Any) -> dict[str, Any]:
@@ -45,22 +47,24 @@ def wanted(schema: Any) -> dict[str, Any]:
     return {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}
 
 
-def run(*trials: Trial) -> list[Any]:
-    """Each trial after the other, with one helper; afterwards no process is left of it."""
-
-    async def all_of_them() -> list[Any]:
+@contextmanager
+def checking() -> Iterator[Run]:
+    """What runs trials one after the other with one helper; afterwards no process is left of it."""
+    before = set(psutil.Process().children(recursive=True))
+    with asyncio.Runner() as runner:
         check = SchemaCheck(str(weights.bundled(os.environ.get("CHATBOT_CACHE_DIR", ""))))
         try:
-            return [await trial(check) for trial in trials]
+            yield lambda *trials: [runner.run(trial(check)) for trial in trials]
         finally:
-            await check.close()
+            runner.run(check.close())
+    psutil.wait_procs(left := set(psutil.Process().children(recursive=True)) - before, timeout=5)
+    assert not [process for process in left if process.is_running()]
 
-    before = set(psutil.Process().children(recursive=True))
-    try:
-        return asyncio.run(all_of_them())
-    finally:
-        psutil.wait_procs(left := set(psutil.Process().children(recursive=True)) - before, timeout=5)
-        assert not [process for process in left if process.is_running()]
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Run]:
+    with checking() as started:
+        yield started
 
 
 def told(body: dict[str, Any]) -> Trial:
@@ -75,7 +79,7 @@ def told(body: dict[str, Any]) -> Trial:
     return ask
 
 
-def test_honest_schemas_are_enforced() -> None:
+def test_honest_schemas_are_enforced(run: Run) -> None:
     honest = {
         "small": SMALL,
         "uuid": {"properties": {"id": {"type": "string", "format": "uuid", "pattern": UUID}}},
@@ -110,25 +114,25 @@ IMPOSSIBLE: list[tuple[Any, str]] = [
 ]
 
 
-def test_what_must_be_obeyed_and_cannot_be_is_refused_by_name() -> None:
+def test_what_must_be_obeyed_and_cannot_be_is_refused_by_name(run: Run) -> None:
     bodies = [body for schema, _ in IMPOSSIBLE for body in (wanted(schema), tools(schema, strict=True))]
     for at, message in enumerate(run(*map(told, bodies))):
         assert isinstance(message, str) and IMPOSSIBLE[at // 2][1] in message, (IMPOSSIBLE[at // 2], message)
         assert message.startswith(("response_format.json_schema.schema | ", "tools[0].function.parameters | "))
 
 
-def test_a_pattern_that_costs_too_much_is_quoted() -> None:
+def test_a_pattern_that_costs_too_much_is_quoted(run: Run) -> None:
     pattern = "(.?){60}x" + ".?" * 60
     (message,) = run(told(wanted({"properties": {"a": {"type": "string", "pattern": pattern}, "b": {}}})))
     assert pattern[:100] in message
 
 
-def test_a_hint_is_never_a_reason_to_refuse() -> None:
+def test_a_hint_is_never_a_reason_to_refuse(run: Run) -> None:
     hints = [SMALL, HOSTILE, {"$ref": "#"}, {"type": "string", "minLength": -5}, {"not": {}}]
     assert run(told(tools(*hints)), told({**tools(HOSTILE), "tool_choice": "none"})) == [{1, 2, 3, 4}, frozenset()]
 
 
-def test_tools_whose_schemas_together_cost_too_much_are_not_all_enforced() -> None:
+def test_tools_whose_schemas_together_cost_too_much_are_not_all_enforced(run: Run) -> None:
     large = [{"enum": [f"{at} {n}" for n in range(9_000)]} for at in range(8)]
     (free,) = run(told(tools(SMALL, *large)))
     assert free and 0 not in free and len(free) < 8
@@ -145,12 +149,12 @@ def test_tools_whose_schemas_together_cost_too_much_are_not_all_enforced() -> No
         ("choice", '["yes", "no", "\\"quoted\\""]', True),
     ],
 )
-def test_raw_grammars_are_measured_too_where_they_are_allowed(kind: str, text: str, sound: bool) -> None:
+def test_raw_grammars_are_measured_too_where_they_are_allowed(run: Run, kind: str, text: str, sound: bool) -> None:
     (verdict,) = run(lambda check: check.verdict(kind, text))
     assert (not verdict.problem) is sound
 
 
-def test_a_small_schema_does_not_wait_for_hostile_ones() -> None:
+def test_a_small_schema_does_not_wait_for_hostile_ones(run: Run) -> None:
     async def beside(check: SchemaCheck) -> float:
         await check.admit(wanted(optional(3)))
         attack = [asyncio.ensure_future(told(wanted({**HOSTILE, "title": str(at)}))(check)) for at in range(4)]
@@ -166,7 +170,7 @@ def test_a_small_schema_does_not_wait_for_hostile_ones() -> None:
     assert run(beside)[0] < 2
 
 
-def test_a_trial_ends_with_its_request_and_the_next_one_begins() -> None:
+def test_a_trial_ends_with_its_request_and_the_next_one_begins(run: Run) -> None:
     async def leave(check: SchemaCheck) -> tuple[int, float]:
         await check.admit(wanted(SMALL))
         helper = psutil.Process().children()[-1]
@@ -187,7 +191,7 @@ def test_a_trial_ends_with_its_request_and_the_next_one_begins() -> None:
     assert left == 0 and took < 1
 
 
-def test_the_helper_comes_back_when_it_has_been_killed() -> None:
+def test_the_helper_comes_back_when_it_has_been_killed(run: Run) -> None:
     async def kill(check: SchemaCheck) -> Any:
         await check.admit(wanted(SMALL))
         psutil.Process().children()[-1].kill()
@@ -210,12 +214,13 @@ def test_the_helper_holds_no_socket_and_no_key(monkeypatch: pytest.MonkeyPatch) 
             opened = [os.readlink(f"{folder}/{at}") for at in os.listdir(folder) if int(at) > 1]
             return opened, json.dumps(helper.environ())
 
-    ((opened, environment),) = run(look)
+    with checking() as started:
+        ((opened, environment),) = started(look)
     assert not [one for one in opened if one.startswith("socket")]
     assert "secret-0123456789abcdef" not in environment
 
 
-def test_verdicts_are_remembered() -> None:
+def test_verdicts_are_remembered(run: Run) -> None:
     async def twice(check: SchemaCheck) -> float:
         await check.verdict("json", json.dumps(SMALL))
         begun = time.monotonic()
