@@ -45,8 +45,8 @@ QUERY = f"""
     , known AS (SELECT *, epoch(ended) AS ended_s, epoch(ended) - total_ms / 1000 AS came_s,
         coalesce(queue_ms, 0) / 1000 AS queue_s, completion_tokens > 0 AS told FROM entries
         WHERE msg = 'request' AND (completion_tokens > 0 OR outcome = 'overloaded'))
-    SELECT * FROM (SELECT ended_s, came_s, came_s + queue_s AS granted_s, decode_ms / 1000 AS decode_s,
-        CASE WHEN told THEN queue_s + ttft_ms / 1000 END AS first_s,
+    SELECT * FROM (SELECT ended_s, came_s, came_s + queue_s AS granted_s, coalesce(decode_ms / 1000, 0) AS decode_s,
+        coalesce(CASE WHEN told THEN queue_s + ttft_ms / 1000 END, 'nan'::DOUBLE) AS first_s,
         last_value(prompt_tokens - coalesce(cached_tokens, 0) IGNORE NULLS) OVER come AS prompt,
         last_value(completion_tokens IGNORE NULLS) OVER come AS answer,
         coalesce(instance, '') AS instance, running = 1 AS alone, outcome = 'ok' AS ok
@@ -64,9 +64,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--until", default="9999-12-31", metavar="T", help="before that")
     parser.add_argument("--assume", choices=sorted(ASSUMED), help="a forecast in place of the log's service times")
     parser.add_argument("--times", default=1.0, help="as many requests as in the log (%(default)s)", **number)
-    parser.add_argument("--p95", help="find the cheapest with 95 %% of answers whole within X s", **number)
-    parser.add_argument("--ttft", help="... and 95 %% begun within X s", **number)
-    parser.add_argument("--refused", metavar="X%", help="... and at most so many refused with 429")
+    parser.add_argument(
+        "--p95", default=math.inf, help="find the cheapest with 95 %% of answers whole within X s", **number
+    )
+    parser.add_argument("--ttft", default=math.inf, help="... and 95 %% begun within X s", **number)
+    parser.add_argument("--refused", type=share, default=1.0, metavar="X%%", help="... and at most so many 429")
     parser.add_argument("--min", type=int, metavar="N", help="min instances (default: s.yaml, with its schedules)")
     parser.add_argument("--max", type=int, default=quotas.T4_CARDS_PER_REGION, metavar="N", help="in all (%(default)s)")
     parser.add_argument("--cold-start", help="s of a start (default: the log's lines `ready`)", **number)
@@ -77,24 +79,27 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--answer", type=int, default=200, metavar="N", help="... and answer tokens (%(default)s)")
 
 
+def share(text: str) -> float:
+    """0.1% or 0.001. Raises ValueError."""
+    return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+
+
 def run(args: argparse.Namespace) -> None:
     """Simulate, print. Raises InfraError for a log that says too little, CheckFailed if nothing meets the target."""
     if min(args.times, args.rps, args.prompt, args.answer, args.max) <= 0 or not 0 <= (args.min or 0) <= args.max:
         raise WrongUsage("give --times, --rps, --prompt, --answer and --max above 0, and --min no larger than --max")
     if not args.log and not args.assume:
         raise WrongUsage("give a LOG to learn from, or --assume t4 for a forecast")
-    target = Target.of(args.p95, args.ttft, args.refused)
+    target = Target(args.p95, args.ttft, args.refused)
     props = template.render_any()
     load, times = read(args)
     plan = Plan(load, times, Size.of(props), props["instanceConcurrency"], args.max, args.currency)
     screen = console()
     screen.print(service_times(times))
-    if target is None:
-        provision = props["provisionConfig"]
-        rules = [] if args.min is not None else provision["scheduledActions"]
-        least = provision["defaultTarget"] if args.min is None else args.min
-        policy = None if args.min is not None else next(iter(provision["targetTrackingPolicies"]), None)
-        screen.print(page(plan, plan.tried(least, rules, policy)))
+    if target == Target():
+        now = props["provisionConfig"]
+        kept = (now["defaultTarget"], now["scheduledActions"], next(iter(now["targetTrackingPolicies"]), None))
+        screen.print(page(plan, plan.tried(*(kept if args.min is None else (args.min,)))))
         return
     with progress() as shown:
         best, others = search(plan, target, shown)
@@ -110,16 +115,6 @@ class Target:
     p95: float = math.inf
     ttft: float = math.inf
     refused: float = 1.0
-
-    @classmethod
-    def of(cls, p95: float | None, ttft: float | None, refused: str | None) -> Target | None:
-        if p95 is None and ttft is None and refused is None:
-            return None
-        try:
-            share = 1.0 if refused is None else float(refused.removesuffix("%")) / (100 if refused[-1:] == "%" else 1)
-        except ValueError:
-            raise WrongUsage(f"--refused {refused}: write a share like 0.1%") from None
-        return cls(p95 or math.inf, ttft or math.inf, share)
 
     def __str__(self) -> str:
         parts = [f"p95 {self.p95:g} s"] * (self.p95 < math.inf) + [f"TTFT p95 {self.ttft:g} s"] * (self.ttft < math.inf)
@@ -142,13 +137,13 @@ def read(args: argparse.Namespace) -> tuple[Load, Times]:
     if args.log:
         span = request_log.check_moment(args.since), request_log.check_moment(args.until)
         cold = request_log.ask(args.log, _STARTS, *span)[0]["cold"]
-        log = request_log.ask(args.log, QUERY, *span, fetch=lambda answer: filled(answer.fetchnumpy()))
+        log = request_log.ask(args.log, QUERY, *span, fetch=lambda answer: answer.fetchnumpy())
         if not len(log["came_s"]):
             raise WrongUsage(f"{', '.join(args.log)} has no request with an answer in this span: nothing to plan")
         times = times or fit(log, [cold] if math.isfinite(cold) else [])
     assert times is not None
-    given = {name: x for name, x in (("cold_start_s", args.cold_start), ("wake_s", args.wake)) if x is not None}
-    times = dataclasses.replace(times, **given)
+    given = {"cold_start_s": args.cold_start, "wake_s": args.wake}
+    times = dataclasses.replace(times, **{name: seconds for name, seconds in given.items() if seconds is not None})
     if not math.isfinite(times.cold_start_s):
         raise WrongUsage("no start stands in this log: say how long one takes with --cold-start")
     local = datetime.fromtimestamp(log["came_s"][0], UTC).astimezone(zone)
@@ -156,11 +151,6 @@ def read(args: argparse.Namespace) -> tuple[Load, Times]:
     log["came_s"] = log["came_s"] - hour.timestamp()
     wanted = {name: log[name] for name in ("came_s", "prompt", "answer")}
     return Load(fleet.scaled(wanted, args.times), hour.weekday() * fleet.DAY + hour.hour * 60, args.time_zone), times
-
-
-def filled(columns: Columns) -> Columns:
-    """NULLs as NaN."""
-    return {name: np.ma.filled(values, np.nan) if np.ma.isMA(values) else values for name, values in columns.items()}
 
 
 def office_day(rps: float, prompt: int, answer: int) -> Columns:
@@ -270,9 +260,9 @@ def search(plan: Plan, target: Target, shown: Progress) -> tuple[Tried, list[Tri
             found.append(one)
             break
     policies = []
-    for least, share in itertools.product(range(1, len(constant) - 1), TARGETS):
+    for least, aim in itertools.product(range(1, len(constant) - 1), TARGETS):
         shown.say(f"simulating policies from {least} instances on")
-        policies.append(plan.tried(least, policy=policy(share, least, len(constant) - 1)))
+        policies.append(plan.tried(least, policy=policy(aim, least, len(constant) - 1)))
     found += sorted((one for one in policies if one.meets(target)), key=lambda one: one.paid)[:1]
     if not found:
         raise CheckFailed(f"{target}: not with {plan.most} instances; raise --max, or ask for less")
@@ -305,9 +295,9 @@ def action(name: str, minute: int, least: int, weekdays: bool, zone: str) -> Rul
     return {"name": name, "scheduleExpression": when, "target": least, **_span(zone)}
 
 
-def policy(share: float, least: int, most: int) -> Rule:
+def policy(aim: float, least: int, most: int) -> Rule:
     """A policy by slots taken: not by GPU memory, which vLLM fills at its start and keeps."""
-    what = {"metricType": "ProvisionedConcurrencyUtilization", "metricTarget": share}
+    what = {"metricType": "ProvisionedConcurrencyUtilization", "metricTarget": aim}
     return {"name": "by-slots", **what, "minCapacity": least, "maxCapacity": most, **_span("")}
 
 

@@ -77,7 +77,7 @@ def test_the_known_optimum_is_found_and_the_doctor_takes_it(
 
 def test_nothing_that_is_cheaper_meets_the_target(office: Path) -> None:
     """Played through with the known times: all pairs of minima up to 2, in spans that begin and end near BUSY ones."""
-    columns = request_log.ask([str(office)], plan.QUERY, fetch=lambda answer: plan.filled(answer.fetchnumpy()))
+    columns = request_log.ask([str(office)], plan.QUERY, fetch=lambda answer: answer.fetchnumpy())
     midnight = np.floor(columns["came_s"][0] / 3600) * 3600
     load = {name: columns[name] - (midnight if name == "came_s" else 0) for name in ("came_s", "prompt", "answer")}
     known = plan.Plan(plan.Load(load, 0, "Asia/Shanghai"), T4, SIZE, 10, 10, "CNY")
@@ -167,9 +167,8 @@ def test_three_times_the_load_needs_more(office: Path, capsys: pytest.CaptureFix
 def test_a_forecast_is_marked_wherever_it_prints(office: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (("--rps", "0.2"), ("--rps", "0.2", "--p95", "30"), (str(office), "--p95", "60")):
         out = said(capsys, "--assume", "t4", *words)
-        tables = re.findall(r"^ *─+", out, re.M)
-        marks = out.count("FORECAST")
-        assert marks >= len(tables) + ("--p95" in words), out
+        # Times; a day and what is below it; and for a target what was compared and what is to be set.
+        assert out.count("FORECAST") == (5 if "--p95" in words else 3), out
     assert "FORECAST" in ASSUMED["t4"].source
 
 
@@ -179,7 +178,6 @@ def test_a_forecast_is_marked_wherever_it_prints(office: Path, capsys: pytest.Ca
         ([], 2, "give a LOG to learn from, or --assume t4"),
         (["LOG", "--times", "0"], 2, "--times"),
         (["LOG", "--min", "11"], 2, "--min no larger than --max"),
-        (["LOG", "--refused", "few", "--p95", "3"], 2, "write a share like 0.1%"),
         (["LOG", "--since", "2030-01-01"], 2, "nothing to plan"),
         (["LOG", "--p95", "0.5"], 1, "p95 0.5 s: not with 10 instances"),
         (["LOG", "--until", "2027-01-31T14:00"], 2, "nothing to plan"),
@@ -198,3 +196,10 @@ def test_a_log_without_a_start_asks_for_one(office: Path, tmp_path: Path, capsys
     assert main(["plan", str(log)]) == 2
     assert "--cold-start" in capsys.readouterr().err
     assert "cold start" in said(capsys, str(log), "--cold-start", "100")
+
+
+def test_shares_are_written_as_percent_or_not(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (plan.share("0.1%"), plan.share("0.001")) == (0.001, 0.001)
+    with pytest.raises(SystemExit):
+        main(["plan", "log", "--refused", "few"])
+    assert "--refused: invalid share value: 'few'" in capsys.readouterr().err

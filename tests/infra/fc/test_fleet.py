@@ -91,6 +91,12 @@ def test_the_minimum_hibernates_wakes_and_is_billed_once() -> None:
     assert found.asleep_s.sum() == pytest.approx(2 * 3000 - awake, abs=15)
 
 
+def test_what_stands_idle_of_the_minimum_comes_before_what_requests_started() -> None:
+    times = Times(1.0, 0.0, 0.0, 0.0, 2.5, 60.0)
+    found = fleet.simulate(load((0, 1, 50), (1, 1, 50), (2, 1, 99), (100, 1, 10)), times, kept(1, slots=2))
+    assert found.started.sum() == 1 and found.total_s[3] == pytest.approx(12.5), "the minimum's, though it must wake"
+
+
 def test_a_schedule_holds_from_its_minute_on_until_the_next_one() -> None:
     def rule(when: str, target: int) -> dict[str, Any]:
         return {"scheduleExpression": f"cron({when})", "target": target}
