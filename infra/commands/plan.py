@@ -306,7 +306,7 @@ def _span(zone: str) -> dict[str, str]:
 
 
 def service_times(times: Times) -> Table:
-    table = Table("service times", "s", box=box.SIMPLE_HEAD, title=times.source, title_justify="left")
+    table = Table("service times", "s", box=box.SIMPLE_HEAD, title=times.source)
     for name, seconds in (
         ("a step of decoding", times.step_s),
         ("... more for each request in it", times.per_running_s),
@@ -353,8 +353,8 @@ def page(plan: Plan, tried: Tried) -> Table:
 
 
 def compared(plan: Plan, all_tried: list[Tried]) -> Table:
-    table = Table("kept", "TTFT p95 s", "total p95 s", "429 %", f"{plan.currency} a month", box=box.SIMPLE_HEAD)
-    table.title, table.title_justify = f"cheapest of each kind ({plan.times.source})", "left"
+    headings = ("kept", "TTFT p95 s", "total p95 s", "429 %", f"{plan.currency} a month")
+    table = Table(*headings, box=box.SIMPLE_HEAD, title=f"cheapest of each kind ({plan.times.source})")
     for one in all_tried:
         out = one.outcome
         refused = f"{100 * np.isnan(out.total_s).mean():.2f}"
