@@ -233,7 +233,7 @@ class Plan:
 
     def tried(self, least: int, schedules: Rules | None = None, policy: Rule | None = None) -> Tried:
         by_week = fleet.week(least, schedules or [])
-        more = {}
+        more: dict[str, Any] = {}
         if policy:  # of all rules in force the largest counts, and not the default (04/063)
             by_week = np.maximum(by_week * bool(schedules), policy["minCapacity"])
             more = {"target": policy["metricTarget"], "top": policy["maxCapacity"]}
@@ -277,7 +277,7 @@ def schedules(plan: Plan, constant: list[Tried], target: Target) -> Iterator[tup
     rows = np.array([[*some, cost] for some, cost in zip(missed, cu, strict=True)])  # minimum, what, bin
     spans = [(start, hours, apart) for start in range(24) for hours in range(1, 24) for apart in {False, plan.weekends}]
     inside = np.array([((bins - start) % 24 < hours) & ((bins < 24) | (not apart)) for start, hours, apart in spans])
-    found = []
+    found = list[tuple[float, tuple[int, int, bool], int, int]]()
     for low, high in itertools.combinations(range(len(constant)), 2):
         sums = (rows[high] - rows[low]) @ inside.T + rows[low].sum(axis=1)[:, None]
         found += [(sums[3, at_], spans[at_], low, high) for at_ in np.flatnonzero(fits(sums, len(at), target))]

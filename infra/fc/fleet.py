@@ -39,7 +39,7 @@ def week(default: int, actions: Sequence[Mapping[str, Any]]) -> Any:
 
     Raises WrongUsage for a time that is not one of days of the week.
     """
-    least, fired = np.full(WEEK, default), []
+    least, fired = np.full(WEEK, default), list[tuple[int, int]]()
     for action in actions:
         fields = str(action["scheduleExpression"]).removeprefix("cron(").rstrip(")").split()
         if len(fields) != 6 or {*fields[3:5]} - {"*", "?"}:

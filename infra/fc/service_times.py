@@ -79,7 +79,8 @@ def fit(log: Columns, starts_s: Any = ()) -> Times:
     woken = (began - came - alike @ found)[log["ok"][has] & alone & (quiet >= QUIET_S)]
     wake = WAKE_S + (max(0.0, float(np.median(woken))) if len(woken) else 0.0)
     cold = float(np.median(starts_s)) if len(starts_s) else np.nan
-    return Times(*map(float, found), wake, cold, float(np.median(np.abs(rows @ found / took - 1))))
+    step, running, token, beside = map(float, found)
+    return Times(step, running, token, beside, wake, cold, float(np.median(np.abs(rows @ found / took - 1))))
 
 
 def _emitted(began: Any, ended: Any, answer: Any) -> Any:
