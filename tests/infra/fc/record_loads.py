@@ -11,7 +11,6 @@ is measured but them: such a load is sent again.
 from __future__ import annotations
 
 import gzip
-import itertools
 import random
 import sys
 import tempfile
@@ -31,7 +30,7 @@ FILE = Path(__file__).with_name("loads.log.gz")
 SLOTS, SHARES = 10, (0.3, 0.6, 0.8)
 #: Seconds that a load lasts in a turn; turns; the share of a core that others may take meanwhile.
 LOAD_S, TURNS, OTHERS = 20.0, 4, 0.1
-#: It gives up after so many seconds of loads.
+#: After so many seconds what is whole of the turns is kept, and two of them must be.
 LIMIT_S = 420.0
 #: Tokens of prompts beside the chat template's, and of answers: least and most, all alike likely.
 PROMPT, ANSWER = (4, 60), (4, 32)
@@ -75,6 +74,13 @@ def others_s(service: Service) -> float:
     return float(sum(machine) - machine.idle - machine.iowait - sum(one.user + one.system for one in ours))
 
 
+def quiet_s(service: Service) -> float:
+    """What others take of a second."""
+    before = others_s(service)
+    time.sleep(1)
+    return others_s(service) - before
+
+
 def main() -> None:
     chance = random.Random(17)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(64) as callers:
@@ -86,26 +92,25 @@ def main() -> None:
                 full_rate(service, few, chance)  # nobody's first requests are measured
                 rate = full_rate(service, few, chance)
             print(f"{rate:.2f} requests/s at full slots", file=sys.stderr)
-            kept, end = [], time.monotonic() + LIMIT_S
-            todo = [(turn, share) for turn in range(TURNS) for share in SHARES]
-            for again in itertools.count():
-                turn, share = todo[0]
+            kept, again, end = [], 0, time.monotonic() + LIMIT_S
+            while len(kept) < TURNS * len(SHARES) and time.monotonic() < end:
+                if quiet_s(service) > OTHERS:
+                    continue
+                again, turn, share = again + 1, len(kept) // len(SHARES), SHARES[len(kept) % len(SHARES)]
                 name, since, before = f"load-{share:g}-turn-{turn}-try-{again}", time.monotonic(), others_s(service)
                 load(service, callers, share * rate, chance, name)
                 taken = (others_s(service) - before) / (time.monotonic() - since)
                 print(f"{name}: others took {taken:.2f} of a core", file=sys.stderr)
-                assert time.monotonic() < end, "this machine is not quiet"
                 if taken <= OTHERS:
                     kept.append(f'"request_id": "{name}"')
-                    todo.pop(0)
-                if not todo:
-                    break
+            whole = len(kept) - len(kept) % len(SHARES)
+            assert whole >= 2 * len(SHARES), "this machine is not quiet"
             service.terminate()
             service.wait_exit()
             lines = log.read_text().splitlines(keepends=True)
         finally:
             service.close()
-    wanted = [one for one in lines if any(name in one for name in ('"msg": "ready"', *kept))]
+    wanted = [one for one in lines if any(name in one for name in kept[:whole])]
     FILE.write_bytes(gzip.compress("".join(wanted).encode(), mtime=0))
     print(f"{len(wanted)} lines: {FILE}", file=sys.stderr)
 
