@@ -43,7 +43,7 @@ COMMANDS = {
         "infra.commands.batch",
         "send a file of requests in the form of OpenAI's batches, and go on where it stopped",
     ),
-    "plan": ("infra.commands.plan", "a fleet's latency, refusals and cost, simulated from measurements"),
+    "plan": ("infra.commands.plan", "what a fleet will do with a log's load, and the cheapest for a target"),
     "audit": ("infra.commands.audit", "known vulnerabilities in what the locks install"),
 }
 

@@ -1,101 +1,362 @@
-"""A day of a fleet as a table and a plot. The simulation is infra/fc/fleet.py; its numbers come from `make bench`."""
+"""plan: what a fleet will do with the load of a request log, and the cheapest minimum, schedule or policy for a target.
+
+Service times are fitted from the log (fc/service_times.py), its arrivals are replayed against the simulated fleet
+(fc/fleet.py), as they were or `--times` as many. A week of the plan is made of the log's hours of the day, of working
+days and weekends apart where the log has both in full; to hours that it does not cover nobody comes.
+
+Tried for a target: every constant minimum; every schedule of two (one minimum, another in a span of hours, on all days
+or on working days), first from the hours of constant ones, then the cheapest by themselves; policies by slots taken.
+"""
 
 from __future__ import annotations
 
 import argparse
-import statistics
-from collections.abc import Sequence
-from pathlib import Path
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
 
+import numpy as np
 from rich import box
 from rich.table import Table
 
-from infra import ROOT
-from infra.commands import options
-from infra.commands.screen import console
-from infra.errors import WrongUsage
-from infra.fc import fleet, template
-from infra.fc.prices import Size
+from infra.commands import options, request_log, scale
+from infra.commands.screen import Progress, console, progress
+from infra.errors import CheckFailed, WrongUsage
+from infra.fc import fleet, quotas, template
+from infra.fc.prices import CU_PER_REQUEST, HOURS_PER_MONTH, Size, price
+from infra.fc.service_times import ASSUMED, Columns, Times, fit
 
-#: Written by `make bench`.
-RESULTS = ROOT / "tests" / "bench" / "results" / "cpu.json"
+Rule = dict[str, Any]  # a scheduled action or a policy, as FC's API has it
+Rules = list[Rule]
+
+#: Requests that are simulated: of a longer log the last ones.
+MOST_REQUESTS = 200_000
+#: Shares of the slots that a policy may aim at.
+TARGETS = (0.4, 0.6, 0.8)
+#: A working day's load by the hour, share of the busiest, for those without a log.
+OFFICE_DAY = (5, 4, 3, 3, 3, 5, 10, 25, 55, 85, 100, 95, 75, 85, 100, 95, 85, 70, 45, 30, 22, 16, 11, 8)
+# What was refused had no tokens: it gets those of the request before it.
+QUERY = f"""
+    , known AS (SELECT *, epoch(ended) AS ended_s, epoch(ended) - total_ms / 1000 AS came_s,
+        coalesce(queue_ms, 0) / 1000 AS queue_s, completion_tokens > 0 AS told FROM entries
+        WHERE msg = 'request' AND (completion_tokens > 0 OR outcome = 'overloaded'))
+    SELECT * FROM (SELECT ended_s, came_s, came_s + queue_s AS granted_s, coalesce(decode_ms / 1000, 0) AS decode_s,
+        coalesce(CASE WHEN told THEN queue_s + ttft_ms / 1000 END, 'nan'::DOUBLE) AS first_s,
+        last_value(prompt_tokens - coalesce(cached_tokens, 0) IGNORE NULLS) OVER come AS prompt,
+        last_value(completion_tokens IGNORE NULLS) OVER come AS answer,
+        coalesce(instance, '') AS instance, running = 1 AS alone, outcome = 'ok' AS ok
+        FROM known WINDOW come AS (ORDER BY came_s) ORDER BY came_s DESC LIMIT {MOST_REQUESTS})
+    WHERE prompt IS NOT NULL ORDER BY came_s
+"""
+_STARTS = "SELECT coalesce(median(start_s), 'nan'::DOUBLE) AS cold FROM entries WHERE msg = 'ready'"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.currency(parser)
-    parser.add_argument("--rps", type=float, default=1.0, metavar="R", help="requests/s in the busiest hour (1)")
-    parser.add_argument("--prompt", type=int, default=1500, metavar="N", help="prompt tokens (%(default)s)")
-    parser.add_argument("--answer", type=int, default=200, metavar="N", help="answer tokens (%(default)s)")
-    parser.add_argument("--flat", action="store_true", help="the same load day and night, not an office's day")
-    parser.add_argument("--min", type=int, metavar="N", help="min instances (default: s.yaml)")
-    parser.add_argument("--max", type=int, default=3, metavar="N", help="instances at most (%(default)s)")
-    parser.add_argument("--cold-start", type=float, metavar="S", help="s of a start (default: measured)")
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE", help="of `make bench` (CPU's)")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the day as SVG or PNG")
-    parser.add_argument("--seed", type=int, default=1, help=argparse.SUPPRESS)
+    number: dict[str, Any] = {"type": float, "metavar": "X"}
+    parser.add_argument("log", nargs="*", metavar="LOG", help="files, .gz too; none: an office's day, see --rps")
+    parser.add_argument("--since", default="0001-01-01", metavar="T", help="from then on, UTC")
+    parser.add_argument("--until", default="9999-12-31", metavar="T", help="before that")
+    parser.add_argument("--assume", choices=sorted(ASSUMED), help="a forecast in place of the log's service times")
+    parser.add_argument("--times", default=1.0, help="as many requests as in the log (%(default)s)", **number)
+    parser.add_argument(
+        "--p95", default=math.inf, help="find the cheapest with 95 %% of answers whole within X s", **number
+    )
+    parser.add_argument("--ttft", default=math.inf, help="... and 95 %% begun within X s", **number)
+    parser.add_argument("--refused", type=share, default=1.0, metavar="X%%", help="... and at most so many 429")
+    parser.add_argument("--min", type=int, metavar="N", help="min instances (default: s.yaml, with its schedules)")
+    parser.add_argument("--max", type=int, default=quotas.T4_CARDS_PER_REGION, metavar="N", help="in all (%(default)s)")
+    parser.add_argument("--cold-start", help="s of a start (default: the log's lines `ready`)", **number)
+    parser.add_argument("--wake", help="s of waking (default: FC's page, and what the log shows beside it)", **number)
+    parser.add_argument("--time-zone", default=scale.TIME_ZONE, metavar="Z", help="of hours and schedules")
+    parser.add_argument("--rps", default=1.0, help="without LOG: requests/s in the busiest hour (1)", **number)
+    parser.add_argument("--prompt", type=int, default=1500, metavar="N", help="... and prompt tokens (%(default)s)")
+    parser.add_argument("--answer", type=int, default=200, metavar="N", help="... and answer tokens (%(default)s)")
+
+
+def share(text: str) -> float:
+    """0.1% or 0.001. Raises ValueError."""
+    return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Simulate a day and print it. Raises WrongUsage for an impossible fleet."""
-    props, screen = template.render_any(), console()
-    least = props["provisionConfig"]["defaultTarget"] if args.min is None else args.min
-    if not 0 <= least <= args.max or args.max < 1 or args.rps <= 0 or min(args.prompt, args.answer) < 1:
-        raise WrongUsage("give --rps, --prompt and --answer above 0, and --min no larger than --max")
-    speed, cold = fleet.measured(args.results)
-    planned = fleet.Fleet(props["instanceConcurrency"], least, args.max, args.cold_start or cold, wake_s=fleet.WAKE_S)
-    rates = [args.rps] * 24 if args.flat else fleet.day(args.rps)
-    hour_s = fleet.hour_seconds(rates)
-    outcome = fleet.simulate(
-        planned, lambda running: speed.seconds(running, args.prompt, args.answer), rates, hour_s, args.seed, spread=0.5
-    )
-    screen.print(table(outcome, rates, Size.of(props), args.currency))
-    screen.print(f"service times and cold start measured in {args.results}; {hour_s:.0f} s of each hour simulated")
-    if args.plot:
-        plot(outcome, rates, args.plot)
+    """Simulate, print. Raises InfraError for a log that says too little, CheckFailed if nothing meets the target."""
+    if min(args.times, args.rps, args.prompt, args.answer, args.max) <= 0 or not 0 <= (args.min or 0) <= args.max:
+        raise WrongUsage("give --times, --rps, --prompt, --answer and --max above 0, and --min no larger than --max")
+    if not args.log and not args.assume:
+        raise WrongUsage("give a LOG to learn from, or --assume t4 for a forecast")
+    target = Target(args.p95, args.ttft, args.refused)
+    props = template.render_any()
+    load, times = read(args)
+    plan = Plan(load, times, Size.of(props), props["instanceConcurrency"], args.max, args.currency)
+    screen = console()
+    screen.print(service_times(times))
+    if target == Target():
+        now = props["provisionConfig"]
+        kept = (now["defaultTarget"], now["scheduledActions"], next(iter(now["targetTrackingPolicies"]), None))
+        screen.print(page(plan, plan.tried(*(kept if args.min is None else (args.min,)))))
+        return
+    with progress() as shown:
+        best, others = search(plan, target, shown)
+    screen.print(page(plan, best))
+    screen.print(compared(plan, others))
+    print(f"{target}: for s.yaml ({times.source}), to be set before the next `make deploy`:\n{best.exports()}")
 
 
-def table(outcome: fleet.Outcome, rates: Sequence[float], size: Size, currency: str) -> Table:
-    shown = Table(box=box.SIMPLE_HEAD, title="a day")
-    for heading in ("hour", "requests/s", "p50 s", "p95 s", "429 %", "instances"):
-        shown.add_column(heading, justify="right")
-    for at, (rate, hour) in enumerate(zip(rates, outcome.hours, strict=True)):
-        came = len(hour.latencies) + hour.refused
-        shown.add_row(
-            f"{at:02d}",
-            f"{rate:.2f}",
-            f"{hour.quantile(0.5):.1f}",
-            f"{hour.quantile(0.95):.1f}",
-            f"{100 * hour.refused / came:.1f}" if came else "-",
-            str(hour.most_instances),
+@dataclass(frozen=True)
+class Target:
+    """Seconds within which 95 % are answered, and begun; the share that may be refused."""
+
+    p95: float = math.inf
+    ttft: float = math.inf
+    refused: float = 1.0
+
+    def __str__(self) -> str:
+        parts = [f"p95 {self.p95:g} s"] * (self.p95 < math.inf) + [f"TTFT p95 {self.ttft:g} s"] * (self.ttft < math.inf)
+        return ", ".join(parts + [f"refused {self.refused:.2%}"] * (self.refused < 1))
+
+
+@dataclass(frozen=True)
+class Load:
+    """Requests by when they came, `came_s` from a whole hour of `zone` on, which is minute `minute` of the week."""
+
+    columns: Columns
+    minute: int
+    zone: str
+
+
+def read(args: argparse.Namespace) -> tuple[Load, Times]:
+    """The load, scaled, and the times: fitted, assumed, or given."""
+    log, zone = office_day(args.rps, args.prompt, args.answer), ZoneInfo(args.time_zone)
+    times, cold = ASSUMED.get(args.assume), math.nan
+    if args.log:
+        span = request_log.check_moment(args.since), request_log.check_moment(args.until)
+        cold = request_log.ask(args.log, _STARTS, *span)[0]["cold"]
+        log = request_log.ask(args.log, QUERY, *span, fetch=lambda answer: answer.fetchnumpy())
+        if not len(log["came_s"]):
+            raise WrongUsage(f"{', '.join(args.log)} has no request with an answer in this span: nothing to plan")
+        times = times or fit(log, [cold] if math.isfinite(cold) else [])
+    assert times is not None
+    given = {"cold_start_s": args.cold_start, "wake_s": args.wake}
+    times = dataclasses.replace(times, **{name: seconds for name, seconds in given.items() if seconds is not None})
+    if not math.isfinite(times.cold_start_s):
+        raise WrongUsage("no start stands in this log: say how long one takes with --cold-start")
+    local = datetime.fromtimestamp(log["came_s"][0], UTC).astimezone(zone)
+    hour = local.replace(minute=0, second=0, microsecond=0)
+    log["came_s"] = log["came_s"] - hour.timestamp()
+    wanted = {name: log[name] for name in ("came_s", "prompt", "answer")}
+    return Load(fleet.scaled(wanted, args.times), hour.weekday() * fleet.DAY + hour.hour * 60, args.time_zone), times
+
+
+def office_day(rps: float, prompt: int, answer: int) -> Columns:
+    """A Monday's Poisson arrivals, `rps` a second in the busiest hour; lengths vary by half (lognormal)."""
+    chance = np.random.default_rng(1)
+    counts = chance.poisson(3600 * rps * np.array(OFFICE_DAY) / max(OFFICE_DAY))
+    came = np.sort(np.concatenate([3600 * (hour + chance.random(n)) for hour, n in enumerate(counts)]))
+    monday = datetime(2027, 2, 1, tzinfo=ZoneInfo(scale.TIME_ZONE)).timestamp()
+    sizes = [tokens * chance.lognormal(-0.125, 0.5, len(came)) for tokens in (prompt, answer)]
+    return {"came_s": monday + came, "prompt": np.ceil(sizes[0]), "answer": np.ceil(sizes[1])}
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A configuration, what became of the load under it, and its price a month."""
+
+    least: int
+    schedules: Rules
+    policies: Rules
+    outcome: fleet.Outcome
+    paid: float
+
+    def __str__(self) -> str:
+        rules = [f"{rule['target']} from {rule['scheduleExpression']}" for rule in self.schedules]
+        rules += [f"{one['minCapacity']} to {one['maxCapacity']} at {one['metricTarget']:.0%}" for one in self.policies]
+        return ", ".join(rules) or f"{self.least}"
+
+    def exports(self) -> str:
+        return scale.exports(self.least, self.schedules, self.policies)
+
+    def misses(self, target: Target) -> Any:
+        """Of each request, in rows: whole too late, begun too late, refused."""
+        total, first = self.outcome.total_s, self.outcome.first_s
+        return np.array([total > target.p95, first > target.ttft, np.isnan(total)])
+
+    def meets(self, target: Target) -> bool:
+        return bool(fits(self.misses(target).sum(axis=1), len(self.outcome.total_s), target))
+
+
+def fits(missed: Any, asked: int, target: Target) -> Any:
+    """Whether so many, in the rows of `misses`, are few enough: of what is answered 5 % may be late."""
+    return (np.maximum(missed[0], missed[1]) <= 0.05 * (asked - missed[2])) & (missed[2] <= target.refused * asked)
+
+
+class Plan:
+    """The load, how fast an instance is, and what is paid for one: makes `Tried` of configurations."""
+
+    def __init__(self, load: Load, times: Times, size: Size, slots: int, most: int, currency: str) -> None:
+        self.load, self.times, self.size = load, times, size
+        self.slots, self.most, self.currency = slots, most, currency
+        came = load.columns["came_s"]
+        self.hour = (came // 3600).astype(int)  # of each request
+        begins = 3600.0 * np.arange(self.hour[-1] + 1)
+        self.covered = np.maximum(60.0, np.minimum(begins + 3600, came[-1]) - np.maximum(begins, came[0]))  # s
+        day, self.bin = np.divmod((load.minute // 60 + np.arange(len(begins))) % 168, 24)
+        kinds = {kind for kind in (False, True) if (np.bincount(self.bin[(day >= 5) == kind], minlength=24) > 0).all()}
+        self.weekends = len(kinds) == 2
+        self.bin += 24 * (day >= 5) * self.weekends
+        self.weight = np.repeat([5.0, 2.0] if self.weekends else [7.0], 24)  # days of a week that a bin stands for
+
+    def folded(self, values: Any) -> Any:
+        """Of something that each hour of the log has, what one hour of each bin has."""
+        bins = len(self.weight)
+        seconds = np.bincount(self.bin, self.covered, bins)
+        return np.bincount(self.bin, values, bins) * 3600 / np.where(seconds, seconds, np.inf)
+
+    def cu(self, outcome: fleet.Outcome, week: Any) -> Any:
+        """CU of an hour of each bin: where the log does not cover it, the minimum sleeps."""
+        kinds = np.split(week.reshape(7, 24, 60).mean(axis=2), [5] if self.weekends else [])
+        kept = np.concatenate([days.mean(axis=0) for days in kinds])
+        quiet = 3600 * kept * (np.bincount(self.bin, minlength=len(self.weight)) == 0)
+        active, asleep = self.folded(outcome.active_s), self.folded(outcome.asleep_s) + quiet
+        asked = self.folded(np.bincount(self.hour, minlength=len(self.covered)))
+        rates = [self.size.cu_per_second(state) for state in ("active", "hibernated")]
+        return active * rates[0] + asleep * rates[1] + asked * CU_PER_REQUEST
+
+    def monthly(self, cu: float) -> float:
+        """The price of a month of such weeks."""
+        return float(price(cu * HOURS_PER_MONTH / 168, self.currency))
+
+    def tried(self, least: int, schedules: Rules | None = None, policy: Rule | None = None) -> Tried:
+        by_week = fleet.week(least, schedules or [])
+        more: dict[str, Any] = {}
+        if policy:  # of all rules in force the largest counts, and not the default (04/063)
+            by_week = np.maximum(by_week * bool(schedules), policy["minCapacity"])
+            more = {"target": policy["metricTarget"], "top": policy["maxCapacity"]}
+        config = fleet.Fleet(self.slots, by_week, self.most, **more)
+        outcome = fleet.simulate(self.load.columns, self.times, config, self.load.minute)
+        paid = self.monthly(float(self.weight @ self.cu(outcome, by_week)))
+        return Tried(least, schedules or [], [policy] if policy else [], outcome, paid)
+
+
+def search(plan: Plan, target: Target, shown: Progress) -> tuple[Tried, list[Tried]]:
+    """The cheapest that meets the target, and the best of each kind. Raises CheckFailed if nothing does."""
+    constant: list[Tried] = []
+    for least in range(plan.most + 1):
+        shown.say(f"simulating {least} instances kept")
+        constant.append(plan.tried(least))
+        if constant[-1].meets(target) and not constant[-1].outcome.started.sum():
+            break
+    found = sorted((one for one in constant if one.meets(target)), key=lambda one: one.paid)[:1]
+    shown.say("simulating schedules")
+    for cost, actions in itertools.islice(schedules(plan, constant, target), 12):
+        if found and cost >= found[0].paid:
+            break
+        if (one := plan.tried(actions[-1]["target"], actions)).meets(target):
+            found.append(one)
+            break
+    policies = []
+    for least, aim in itertools.product(range(1, len(constant) - 1), TARGETS):
+        shown.say(f"simulating policies from {least} instances on")
+        policies.append(plan.tried(least, policy=policy(aim, least, len(constant) - 1)))
+    found += sorted((one for one in policies if one.meets(target)), key=lambda one: one.paid)[:1]
+    if not found:
+        raise CheckFailed(f"{target}: not with {plan.most} instances; raise --max, or ask for less")
+    return min(found, key=lambda one: one.paid), found
+
+
+def schedules(plan: Plan, constant: list[Tried], target: Target) -> Iterator[tuple[float, Rules]]:
+    """(price a month, actions) of all that should meet the target, by the hours of constant minima; cheapest first."""
+    bins, at = np.arange(len(plan.weight)), plan.bin[plan.hour]
+    cu = [plan.cu(one.outcome, np.full(fleet.WEEK, one.least)) * plan.weight for one in constant]
+    missed = [[np.bincount(at, row, len(bins)) for row in one.misses(target)] for one in constant]
+    rows = np.array([[*some, cost] for some, cost in zip(missed, cu, strict=True)])  # minimum, what, bin
+    spans = [(start, hours, apart) for start in range(24) for hours in range(1, 24) for apart in {False, plan.weekends}]
+    inside = np.array([((bins - start) % 24 < hours) & ((bins < 24) | (not apart)) for start, hours, apart in spans])
+    found = list[tuple[float, tuple[int, int, bool], int, int]]()
+    for low, high in itertools.combinations(range(len(constant)), 2):
+        sums = (rows[high] - rows[low]) @ inside.T + rows[low].sum(axis=1)[:, None]
+        found += [(sums[3, at_], spans[at_], low, high) for at_ in np.flatnonzero(fits(sums, len(at), target))]
+    for cost, (start, hours, weekdays), low, high in sorted(found):
+        lead = math.ceil(plan.times.cold_start_s / 60) + 1  # minutes: standing when its hour begins
+        rules = (("busy", start * 60 - lead, high), ("quiet", (start + hours) * 60, low))
+        yield plan.monthly(cost), [action(*rule, weekdays, plan.load.zone) for rule in rules]
+
+
+def action(name: str, minute: int, least: int, weekdays: bool, zone: str) -> Rule:
+    """A scheduled action at a minute counted from midnight, which may lie before it or on the next day."""
+    days, clock = divmod(minute, fleet.DAY)
+    named = ",".join(fleet.DAYS[(day + days) % 7] for day in range(5)) if weekdays else "*"
+    when = f"cron(0 {clock % 60} {clock // 60} * * {named})"
+    return {"name": name, "scheduleExpression": when, "target": least, **_span(zone)}
+
+
+def policy(aim: float, least: int, most: int) -> Rule:
+    """A policy by slots taken: not by GPU memory, which vLLM fills at its start and keeps."""
+    what = {"metricType": "ProvisionedConcurrencyUtilization", "metricTarget": aim}
+    return {"name": "by-slots", **what, "minCapacity": least, "maxCapacity": most, **_span("")}
+
+
+def _span(zone: str) -> dict[str, str]:
+    return {"startTime": scale.FROM, "endTime": scale.UNTIL, "timeZone": zone}
+
+
+def service_times(times: Times) -> Table:
+    table = Table("service times", "s", box=box.SIMPLE_HEAD, title=times.source)
+    for name, seconds in (
+        ("a step of decoding", times.step_s),
+        ("... more for each request in it", times.per_running_s),
+        ("1,000 prompt tokens", 1000 * times.per_prompt_token_s),
+        ("beside that, until the first token", times.first_s),
+        ("waking", times.wake_s),
+        ("a cold start", times.cold_start_s),
+    ):
+        table.add_row(name, f"{seconds:.4f}" if seconds < 0.1 else f"{seconds:.2f}")
+    if times.error:
+        table.caption = f"of the log's times, half are within {times.error:.0%} of these"
+    return table
+
+
+def quantile(values: Any, share: float = 0.95) -> str:
+    known = values[~np.isnan(values)]
+    return f"{np.quantile(known, share):.2f}" if len(known) else "-"
+
+
+def page(plan: Plan, tried: Tried) -> Table:
+    """A mean day by the hour, and what it comes to."""
+    out, covered = tried.outcome, plan.covered
+    headings = ("hour", "requests/s", "TTFT p95 s", "total p95 s", "429 %", "instances", "cards busy")
+    table = Table(*headings, box=box.SIMPLE_HEAD, title=f"{tried} kept: a day ({plan.times.source})")
+    for hour in sorted(set(plan.bin % 24)):
+        these = plan.bin % 24 == hour
+        asked, seconds = these[plan.hour], covered[these].sum()
+        refused = np.isnan(out.total_s[asked]).mean() if asked.any() else 0.0
+        table.add_row(
+            f"{hour:02d}",
+            f"{asked.sum() / seconds:.2f}",
+            quantile(out.first_s[asked]),
+            quantile(out.total_s[asked]),
+            f"{100 * refused:.2f}",
+            f"{out.instances[these].max():.0f}",
+            f"{out.active_s[these].sum() / seconds:.2f}",
         )
-    everything = outcome.latencies()
-    refused = sum(hour.refused for hour in outcome.hours)
-    cost = fleet.monthly(outcome, size, rates, currency)
-    days = outcome.simulated_s / 86_400
-    shown.caption = (
-        f"median {statistics.median(everything) if everything else float('nan'):.1f} s; "
-        f"{100 * refused / max(1, refused + len(everything)):.2f} % refused; "
-        f"{outcome.started / days:.0f} cold starts a day; {cost:,.0f} {currency} a month of 30 such days"
+    table.caption = (
+        f"{len(out.total_s):,} requests: TTFT p95 {quantile(out.first_s)} s, total p50 {quantile(out.total_s, 0.5)} s "
+        f"and p95 {quantile(out.total_s)} s, {np.isnan(out.total_s).mean():.2%} refused, {out.started.sum():.0f} "
+        f"started by requests; {tried.paid:,.0f} {plan.currency} a month of such days (list price; {plan.times.source})"
     )
-    return shown
+    return table
 
 
-def plot(outcome: fleet.Outcome, rates: Sequence[float], path: Path) -> None:
-    """Latency and instances over the day."""
-    import matplotlib  # slow to import, and only a plot needs it
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, (above, below) = pyplot.subplots(2, 1, sharex=True, figsize=(8, 6))
-    hours = range(len(rates))
-    for share in (0.5, 0.95):
-        above.plot(hours, [hour.quantile(share) for hour in outcome.hours], marker="o", label=f"p{100 * share:.0f}")
-    above.set_ylabel("latency, s")
-    above.legend()
-    below.step(hours, [hour.most_instances for hour in outcome.hours], where="mid")
-    below.set_ylabel("instances")
-    below.set_xlabel("hour")
-    figure.tight_layout()
-    figure.savefig(path)
-    pyplot.close(figure)
+def compared(plan: Plan, all_tried: list[Tried]) -> Table:
+    headings = ("kept", "TTFT p95 s", "total p95 s", "429 %", f"{plan.currency} a month")
+    table = Table(*headings, box=box.SIMPLE_HEAD, title=f"cheapest of each kind ({plan.times.source})")
+    for one in all_tried:
+        out = one.outcome
+        refused = f"{100 * np.isnan(out.total_s).mean():.2f}"
+        table.add_row(f"{one}", quantile(out.first_s), quantile(out.total_s), refused, f"{one.paid:,.0f}")
+    return table

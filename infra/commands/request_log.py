@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -47,7 +47,7 @@ FIELDS = {
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?)?Z?")
 
 # The date in front is 24 characters and a space; `place` is where the object begins, counted from 1.
-_ROWS = """
+_LINES = """
     WITH lines AS (
         SELECT CASE WHEN starts_with(line, '{') AND json_valid(line) THEN json_extract_string(line, '$.message')
                     ELSE line END AS line
@@ -73,22 +73,29 @@ def check_moment(text: str) -> str:
     return text.rstrip("Z").replace("T", " ")
 
 
+def _rows(answer: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    names = [column[0] for column in answer.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+
+
 def ask(
     logs: Sequence[str],
     query: str,
     since: str = "0001-01-01",
     until: str = "9999-12-31",
     more: Mapping[str, str] = MappingProxyType({}),
-) -> list[dict[str, Any]]:
+    fetch: Callable[[duckdb.DuckDBPyConnection], Any] = _rows,
+) -> Any:
     """The answer to an SQL query over `entries`: `ended` (UTC), FIELDS and `more` of each line; half ones are NULL.
 
-    `logs` are paths, or "-" for standard input. Raises InfraError for a file that cannot be read.
+    `logs` are paths, or "-" for standard input; the answer a list of dicts, or what `fetch` makes of it. Raises
+    InfraError for a file that cannot be read.
     """
     paths = ["/dev/stdin" if path == "-" else path for path in logs]
     if missing := [path for path in paths if not Path(path).exists()]:
         raise WrongUsage(f"there is no {', '.join(missing)}: give the files of a log, or - for standard input")
     fields = "{" + ", ".join(f'"{name}": "{kind}"' for name, kind in {**FIELDS, **more}.items()) + "}"
-    rows = _ROWS
+    rows = _LINES
     for name, value in (
         ("longest", str(LONGEST)),
         ("buffer", str(BUFFER)),
@@ -103,8 +110,6 @@ def ask(
         db.execute(f"SET temp_directory = '{spill}'")
         db.execute("SET preserve_insertion_order = false")
         try:
-            answer = db.execute(f"WITH entries AS ({rows}) {query}", [paths])
-            names = [column[0] for column in answer.description or ()]
-            return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+            return fetch(db.execute(f"WITH entries AS ({rows}) {query}", [paths]))
         except duckdb.Error as error:
             raise InfraError(f"cannot read {', '.join(logs)}: {str(error).splitlines()[0]}") from error

@@ -7,7 +7,7 @@ LATEST or an alias; a version is refused before the call.
 
 A schedule is an FC scheduled action: from its time on it asks for its number, so a working day needs two (up in the
 morning, down in the evening). While a schedule or a policy is in force, N does not count (FC docs 04/045): then N is
-refused. A deployment writes what DEPLOY_MIN_INSTANCES and DEPLOY_SCHEDULES say, so what they lack is printed.
+refused. A deployment writes what DEPLOY_MIN_INSTANCES, _SCHEDULES and _POLICIES say, so what they lack is printed.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from infra.fc.client import LIVE, FunctionCompute
 from infra.fc.quotas import MAX_MIN_INSTANCES
 
 CRON = re.compile(r"cron\(\S+ \S+ \S+ \S+ \S+ \S+\)|at\(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\)")
+#: A schedule or a policy holds from and until: long enough not to end unnoticed.
+FROM, UNTIL = "2026-01-01T00:00:00Z", "2036-01-01T00:00:00Z"
+TIME_ZONE = "Asia/Shanghai"
 UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ?")
 
 
@@ -41,9 +44,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="from WHEN on keep N, e.g. morning 'cron(0 30 8 * * MON-FRI)' 2",
     )
     parser.add_argument("--unschedule", metavar="NAME", help="take a schedule away")
-    parser.add_argument("--time-zone", default="Asia/Shanghai", help="of WHEN (%(default)s)")
-    parser.add_argument("--start", default="2026-01-01T00:00:00Z", help="it holds from (%(default)s)")
-    parser.add_argument("--end", default="2036-01-01T00:00:00Z", help="... until (%(default)s)")
+    parser.add_argument("--time-zone", default=TIME_ZONE, help="of WHEN (%(default)s)")
+    parser.add_argument("--start", default=FROM, help="it holds from (%(default)s)")
+    parser.add_argument("--end", default=UNTIL, help="... until (%(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -152,15 +155,21 @@ def undone_by_deploy(config: Any | None, qualifier: str, env: Mapping[str, str])
     if config is None or qualifier != env.get("DEPLOY_QUALIFIER", LIVE):
         return ""
     count = int(config.default_target or 0)
-    schedules = [action.to_map() for action in config.scheduled_actions or []]
-    kept = (env.get("DEPLOY_MIN_INSTANCES", "1"), json.loads(env.get("DEPLOY_SCHEDULES") or "[]"))
-    if kept == (str(count), schedules):
+    rules = [
+        [rule.to_map() for rule in some or []] for some in (config.scheduled_actions, config.target_tracking_policies)
+    ]
+    kept = [json.loads(env.get(name) or "[]") for name in ("DEPLOY_SCHEDULES", "DEPLOY_POLICIES")]
+    if (env.get("DEPLOY_MIN_INSTANCES", "1"), kept) == (str(count), rules):
         return ""
-    text = shlex.quote(json.dumps(schedules, separators=(",", ":")))
-    return (
-        "the next deployment undoes this; to keep it, there (in CI: as variables of the environment):\n"
-        f"export DEPLOY_MIN_INSTANCES={count} DEPLOY_SCHEDULES={text}"
+    return "the next deployment undoes this; to keep it, there (in CI: as variables of the environment):\n" + exports(
+        count, *rules
     )
+
+
+def exports(count: int, schedules: Sequence[Mapping[str, Any]], policies: Sequence[Mapping[str, Any]]) -> str:
+    """What s.yaml takes from the environment for this minimum, as a line for a shell."""
+    lists = [shlex.quote(json.dumps(rules, separators=(",", ":"))) for rules in (schedules, policies)]
+    return f"export DEPLOY_MIN_INSTANCES={count} DEPLOY_SCHEDULES={lists[0]} DEPLOY_POLICIES={lists[1]}"
 
 
 def hibernating(fc: FunctionCompute, now: Any | None, count: int, actions: list[Any] | None = None) -> Any:

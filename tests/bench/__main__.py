@@ -19,7 +19,7 @@ from bench import plots, report
 from support.machine import machine
 
 #: Left out unless they are named or everything is asked for: with them a run takes over a quarter of an hour.
-LONG = ("arrivals", "defaults")
+LONG = ("defaults",)
 RESULTS = Path(__file__).with_name("results")
 FILE = RESULTS / "cpu.json"
 
@@ -51,7 +51,6 @@ def sections(rounds: int, say: Callable[[str], None]) -> dict[str, Callable[[], 
         "wake": wake,
         "prefix": lambda: throughput.prefix(say),
         "others": lambda: throughput.others(rounds, say),
-        "arrivals": lambda: throughput.arrivals(say),
         "defaults": lambda: throughput.defaults(rounds, say),
     }
 
@@ -59,7 +58,7 @@ def sections(rounds: int, say: Callable[[str], None]) -> dict[str, Callable[[], 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
-        "section", nargs="*", help="start cold throughput transport ceiling health wake prefix others arrivals defaults"
+        "section", nargs="*", help="start cold throughput transport ceiling health wake prefix others defaults"
     )
     parser.add_argument("--rounds", type=int, default=1, help="paired repetitions of a cell (%(default)s)")
     parser.add_argument("--all", action="store_true", help=f"every section, {' and '.join(LONG)} as well")

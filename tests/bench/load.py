@@ -46,25 +46,14 @@ def prompts(shape: Shape, count: int, seed: int) -> list[Any]:
     )
 
 
-def run(
-    server: Server,
-    shape: Shape,
-    concurrency: int,
-    count: int,
-    seed: int,
-    rate: float = float("inf"),
-    each: bool = False,
-) -> dict[str, Any]:
-    """Send `count` requests, `concurrency` at a time, `rate` a second (Poisson), or both; one cell. Latencies are ms.
+def run(server: Server, shape: Shape, concurrency: int, count: int, seed: int) -> dict[str, Any]:
+    """Send `count` requests, `concurrency` at a time; one cell. Latencies are ms.
 
-    `each` adds when every request that was answered began, seconds after the first, and what it took, in that order.
     Raises RuntimeError with the first error when none is answered; the cell counts the others that failed.
     """
-    import numpy
     from vllm.benchmarks import serve
 
     requests = prompts(shape, count, seed)
-    numpy.random.seed(seed)  # the arrival times come from the global generator
     before = server.cpu_s()
     # "Peak concurrent requests" is drawn with a package that is not needed here: keep its advice off the screen.
     with contextlib.redirect_stdout(io.StringIO()):
@@ -79,7 +68,7 @@ def run(
                 tokenizer=tokenizer(),
                 input_requests=requests,
                 logprobs=None,
-                request_rate=rate,
+                request_rate=float("inf"),
                 burstiness=1.0,
                 disable_tqdm=True,
                 num_warmups=0,
@@ -88,7 +77,7 @@ def run(
                 selected_percentiles=[50, 95, 99],
                 ignore_eos=True,
                 goodput_config_dict={},
-                max_concurrency=concurrency or None,
+                max_concurrency=concurrency,
                 lora_modules=None,
                 extra_headers=None,
                 extra_body={"temperature": 0},
@@ -103,7 +92,6 @@ def run(
         "prompt_tokens": found["total_input_tokens"] / max(1, found["completed"]),
         "shape": shape.name,
         "concurrency": concurrency,
-        "rate": rate if rate != float("inf") else None,
         "seed": seed,
         "requests": found["completed"],
         "failed": found.get("failed", count - found["completed"]),
@@ -115,11 +103,6 @@ def run(
     for name in ("ttft", "itl", "e2el"):
         for percentile in (50, 95, 99):
             cell[f"{name}_p{percentile}_ms"] = found[f"p{percentile}_{name}_ms"]
-    if each:
-        begun = zip(found["start_times"], found["latencies"], found["errors"], strict=True)
-        answered = sorted((start, took) for start, took, error in begun if not error)
-        cell["starts_s"] = [round(start - answered[0][0], 3) for start, _ in answered]
-        cell["latencies_s"] = [round(took, 3) for _, took in answered]
     return cell
 
 

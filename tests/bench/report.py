@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import forecast
-
 HERE = Path(__file__).parent
 FILE = HERE / "BENCHMARKS.md"
 REASONS = HERE / "reasons.toml"
@@ -51,10 +49,6 @@ def at_least(goal: float) -> Callable[[float], bool]:
 
 def at_most(goal: float) -> Callable[[float], bool]:
     return lambda value: round(value, 2) <= goal
-
-
-def within(low: float, high: float) -> Callable[[float], bool]:
-    return lambda value: low <= round(value, 2) <= high
 
 
 def ratios(cells: Cells, key: str, ours: str = "service", theirs: str = "vllm", **where: Any) -> list[float]:
@@ -162,15 +156,6 @@ def rows(results: dict[str, Any]) -> Iterable[Row]:
         at_most(0.5),
         [known["ttft_p50_ms"] / new["ttft_p50_ms"] for new, known in zip(contexts[::2], contexts[1::2], strict=True)],
     )
-    loads = forecast.loads(data("arrivals"))
-    for share in forecast.SHARES:
-        yield Row(
-            "plan",
-            f"`infra plan`: simulated p95 over measured, one instance, {100 * share:.0f} % load",
-            "0.85 to 1.15",
-            within(0.85, 1.15),
-            [load.ratio(0.95) for load in loads if load.share == share],
-        )
 
 
 def render(results: dict[str, Any]) -> str:
@@ -198,8 +183,6 @@ def render(results: dict[str, Any]) -> str:
         lines += ["![tokens/s and TTFT against concurrency](results/throughput.svg)", ""]
     if cells := results.get("start", {}).get("data"):
         lines += ["## Where a start goes", "", *_phases(cells), ""]
-    if cells := results.get("arrivals", {}).get("data"):
-        lines += ["## `infra plan` against the service", "", *_loads(cells), ""]
     lines += ["## Measured on", "", *_machines(results), ""]
     return "\n".join(lines)
 
@@ -243,18 +226,6 @@ def machine(box: dict[str, Any]) -> str:
     """One line about what a section was measured on."""
     versions = ", ".join(f"{package} {version}" for package, version in box["versions"].items())
     return f"{box['cpu']}, {box['cores']} cores, {box['memory_gib']} GiB; Python {box['python']}; {versions}"
-
-
-def _loads(cells: Cells) -> Iterable[str]:
-    yield "One instance under Poisson arrivals, seconds a request; the simulation is given the same arrivals, and the"
-    yield "service times measured just before and just after the turn."
-    yield ""
-    yield "| turn | load | requests/s | answered | p50 measured | predicted | p95 measured | predicted |"
-    yield "|---|---|---|---|---|---|---|---|"
-    for load in forecast.loads(cells):
-        pairs = [f"{hour.quantile(q):.2f}" for q in (0.5, 0.95) for hour in (load.measured, load.predicted)]
-        where = f"{load.turn + 1} | {100 * load.share:.0f} % | {load.rate:.2f} | {len(load.measured.latencies)}"
-        yield f"| {where} | {' | '.join(pairs)} |"
 
 
 def _machines(results: dict[str, Any]) -> Iterable[str]:

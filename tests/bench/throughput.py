@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from bench import forecast, hf, load
+from bench import hf, load
 from bench.servers import Server, running
 
 LEVELS = (1, 2, 4, 8, 10, 16)
@@ -15,11 +15,6 @@ PAIRED = (1, 4, 10)
 SHARED, OWN, PREFIXES = 448, 64, 3
 #: Requests that are compared with Transformers and llama.cpp.
 OTHERS = 10
-#: The check of `infra plan`: where service times are measured, turns, and how long each load lasts in a turn, seconds.
-PLAN_LEVELS, PLAN_TURNS, PLAN_LOAD_S = (1, 4, forecast.SLOTS), 4, 30
-#: One thread of the engine, so that the load generator, which no production engine shares a machine with, does not
-#: hold it up; and answers short enough for many requests.
-PLAN_THREADS, PLAN_SHAPE = "1", load.Shape("short prompt, short answer", 32, 48)
 
 
 def measure(rounds: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -61,40 +56,6 @@ def prefix(say: Callable[[str], None]) -> list[dict[str, Any]]:
             cells += load.prefix(server, SHARED, OWN, 1 + turn)
             cold, cached = (cell["ttft_p50_ms"] for cell in cells[-2:])
             say(f"TTFT with a new context {cold:.0f} ms, with a known one {cached:.0f} ms")
-    return cells
-
-
-def arrivals(say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """The service under Poisson arrivals at shares of its own measured rate: what `infra plan` must predict."""
-    cells: list[dict[str, Any]] = []
-    shape = PLAN_SHAPE
-    env = {"CHATBOT_MAX_RUNNING": str(forecast.SLOTS), "OMP_NUM_THREADS": PLAN_THREADS}
-    with running("service", env) as server:
-        load.run(server, shape, 4, 4, seed=0)
-        took: dict[int, float] = {}
-
-        def closed(turn: int) -> None:
-            """Service times: so many requests at once, each followed by the next."""
-            for level in PLAN_LEVELS:
-                # The first ones begin at random within half a request, not all at once: prompts that come together are
-                # read in one pass, and requests of one length would stay in step to the end.
-                rate = 2 * level / took[1] if took else float("inf")
-                seed = 10 * level + turn
-                found = load.run(server, shape, level, forecast.WAVES * level, seed, rate, each=True)
-                cells.append({"turn": turn, **found})
-                took[level] = forecast.steady_s(found)
-                say(f"{level:2d} concurrent: {took[level]:.2f} s a request")
-
-        closed(0)
-        full = forecast.SLOTS / took[forecast.SLOTS]
-        for turn in range(PLAN_TURNS):
-            for at, share in enumerate(forecast.SHARES):
-                rate, seed = share * full, 70 + 10 * turn + at
-                found = load.run(server, shape, 0, round(rate * PLAN_LOAD_S), seed, rate, each=True)
-                cells.append({"turn": turn, "share": share, **found})
-                p50, p95 = found["e2el_p50_ms"] / 1000, found["e2el_p95_ms"] / 1000
-                say(f"{rate:.2f} requests/s: p50 {p50:.2f} s, p95 {p95:.2f} s")
-            closed(turn + 1)
     return cells
 
 

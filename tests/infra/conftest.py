@@ -28,6 +28,7 @@ DEPLOYMENT: Mapping[str, str] = {
     "DEPLOY_QUALIFIER": "live",
     "DEPLOY_MIN_INSTANCES": "1",
     "DEPLOY_SCHEDULES": "[]",
+    "DEPLOY_POLICIES": "[]",
     "DEPLOY_KEY_DIGESTS": "sha256:" + "0123456789abcdef" * 4,
     "FC3_COMPONENT": "fc3@0.1.22",
     "PYTHON": "python3",

@@ -28,14 +28,6 @@ def with_template(name: str) -> str:
     return TEXT.replace("name: t4-4vcpu", f"name: {name}")
 
 
-def with_autoscaling() -> str:
-    """s.yaml after doing what its comment says: take the [] away, uncomment down to the end mark."""
-    before, rest = TEXT.split("# >>> autoscaling\n")
-    block, after = rest.split("# <<< autoscaling")
-    block = re.sub(r"^(\s*)# ", r"\1", block, flags=re.MULTILINE)
-    return before.replace("targetTrackingPolicies: [] #", "targetTrackingPolicies: #") + "\n" + block + "# " + after
-
-
 def test_the_machine_is_one_whole_t4_with_4_vcpu_and_the_most_memory_they_may_have(
     props: dict[str, Any],
 ) -> None:
@@ -134,6 +126,19 @@ def test_schedules_come_from_a_variable_and_are_a_list(render: Any, props: dict[
     assert changed["provisionConfig"]["scheduledActions"] == [action] and errors(changed) == []
 
 
+def test_policies_come_from_a_variable_and_what_needs_more_cards_than_an_account_has_is_told(
+    render: Any, props: dict[str, Any]
+) -> None:
+    assert props["provisionConfig"]["targetTrackingPolicies"] == []
+    policy = {"name": "by-slots", "metricType": "ProvisionedConcurrencyUtilization", "metricTarget": 0.6}
+    policy |= {"minCapacity": 1, "maxCapacity": 3, "timeZone": ""}
+    policy |= {"startTime": "2026-01-01T00:00:00Z", "endTime": "2036-01-01T00:00:00Z"}
+    changed = render(DEPLOY_POLICIES=json.dumps([policy]))
+    assert changed["provisionConfig"]["targetTrackingPolicies"] == [policy] and check(changed, {}) == []
+    (finding,) = check(render(DEPLOY_POLICIES=json.dumps([policy | {"maxCapacity": 11}])), {})
+    assert "raise the quota" in str(finding)
+
+
 def test_the_templates_offered_are_found() -> None:
     assert TEMPLATES == ["t4-4vcpu", "t4-8vcpu", "ada-8vcpu"]
 
@@ -152,16 +157,6 @@ def test_the_larger_template_is_8_vcpu_with_32_gb(render: Any) -> None:
 
 def test_a_template_that_does_not_exist_is_an_error(render: Any) -> None:
     assert any("gpuConfig.gpuType is missing" in error for error in errors(render(with_template("t4-2vcpu"))))
-
-
-def test_the_autoscaling_block_works_once_uncommented(render: Any) -> None:
-    props = render(with_autoscaling())
-    (policy,) = props["provisionConfig"]["targetTrackingPolicies"]
-    assert policy["metricType"] == "ProvisionedConcurrencyUtilization"
-    assert policy["minCapacity"] == props["provisionConfig"]["defaultTarget"]
-    assert policy["maxCapacity"] == props["concurrencyConfig"]["reservedConcurrency"] > 1
-    assert props["triggers"], "the block must not swallow what follows it"
-    assert errors(props) == []
 
 
 def test_every_number_carries_its_reason() -> None:

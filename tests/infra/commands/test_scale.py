@@ -11,7 +11,7 @@ from alibabacloud_fc20230330 import models  # type: ignore[import-untyped]
 
 from fake_fc import FakeFC
 from infra.__main__ import main
-from infra.commands.scale import Schedule, scale
+from infra.commands.scale import Schedule, scale, undone_by_deploy
 from infra.errors import InfraError
 from infra.fc.client import FunctionCompute
 
@@ -143,6 +143,13 @@ class TestWhatADeploymentKeeps:
             monkeypatch.setenv(name, value)
         assert main(["scale", "--schedule", "morning", MORNING.when, "4"]) == 0
         assert self.printed(capsys) == {}, "a deployment keeps it now"
+
+    def test_policies_are_printed_until_a_deployment_keeps_them(self) -> None:
+        config = models.ProvisionConfig(default_target=1, scheduled_actions=[], target_tracking_policies=[POLICY])
+        *_, line = undone_by_deploy(config, "live", {}).splitlines()
+        variables = dict(word.split("=", 1) for word in shlex.split(line)[1:])
+        assert json.loads(variables["DEPLOY_POLICIES"]) == [POLICY.to_map()]
+        assert undone_by_deploy(config, "live", variables) == ""
 
     def test_a_qualifier_that_no_deployment_touches_needs_nothing(
         self, connected: FakeFC, fc: FunctionCompute, capsys: pytest.CaptureFixture[str]

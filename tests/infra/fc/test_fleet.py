@@ -1,104 +1,145 @@
-"""The fleet simulation against what queueing theory and arithmetic know."""
+"""The fleet simulation against arithmetic done by hand, an engine played step by step, and queueing theory."""
 
-import statistics
+from __future__ import annotations
 
+import math
+import random
+from typing import Any
+
+import numpy as np
 import pytest
 
-from infra.errors import InfraError
+from engine_steps import Asked, play
+from infra.errors import WrongUsage
 from infra.fc import fleet
-from infra.fc.prices import Size
+from infra.fc.service_times import Times
 
-ALONE = fleet.Fleet(slots=1000, least=1, most=1, cold_start_s=0)
-
-
-def test_without_contention_every_request_takes_its_service_time() -> None:
-    outcome = fleet.simulate(ALONE, lambda running: 2.0, [1.0])
-    assert {round(value, 6) for value in outcome.latencies()} == {2.0}
+#: Steps of a second, whoever runs, nothing else: seconds are tokens.
+PLAIN = Times(step_s=1.0, per_running_s=0.0, per_prompt_token_s=0.0, first_s=0.0, wake_s=0.0, cold_start_s=60.0)
+T4 = Times(step_s=0.023, per_running_s=0.0007, per_prompt_token_s=0.0005, first_s=0.15, wake_s=2.5, cold_start_s=120.0)
 
 
-def test_a_shared_engine_follows_the_law_of_processor_sharing() -> None:
-    """M/G/1-PS: the mean stay is S / (1 - rho), whatever the distribution of sizes."""
-    for spread in (0.0, 0.8):
-        outcome = fleet.simulate(ALONE, lambda running: 0.5 * running, [1.0] * 5, spread=spread)
-        assert statistics.mean(outcome.latencies()) == pytest.approx(1.0, rel=0.08)
+def load(*requests: tuple[float, int, int]) -> dict[str, Any]:
+    came, prompt, answer = zip(*requests, strict=True)
+    return {"came_s": np.array(came, float), "prompt": np.array(prompt), "answer": np.array(answer)}
 
 
-def test_what_finds_no_slot_and_no_instance_is_refused() -> None:
-    planned = fleet.Fleet(slots=1, least=1, most=1, cold_start_s=0)
-    outcome = fleet.simulate(planned, lambda running: 1.0, [1.0] * 5)
-    refused = sum(hour.refused for hour in outcome.hours)
-    # Erlang's loss formula with one server and a load of one: half is lost.
-    assert refused / (refused + len(outcome.latencies())) == pytest.approx(0.5, abs=0.02)
+def kept(least: int, slots: int = 10, **more: Any) -> fleet.Fleet:
+    return fleet.Fleet(slots, fleet.week(least, []), **more)
 
 
-def test_a_full_fleet_grows_to_its_maximum_and_shrinks_again() -> None:
-    planned = fleet.Fleet(slots=10, least=1, most=5, cold_start_s=30)
-    outcome = fleet.simulate(planned, lambda running: 10.0, [0.01, 3.0, 0.01, 0.01])
-    assert [hour.most_instances for hour in outcome.hours][0] == 1
-    assert outcome.hours[1].most_instances == 5
-    assert outcome.hours[3].most_instances == 1
+def test_requests_share_an_engine_as_worked_out_by_hand() -> None:
+    """Steps of 1 s and 0.5 s more for each that gets a token; a prompt of 10 tokens takes 1 s."""
+    times = Times(1.0, 0.5, 0.1, 0.0, 0.0, 0.0)
+    found = fleet.simulate(load((10, 10, 3), (11, 20, 2)), times, kept(1))
+    # The first is read from 10 to 12.5; the second in the step after that, 1 + 2 x 0.5 + 2 s; then one of 2 s for both.
+    assert found.first_s.tolist() == [2.5, 5.5]
+    assert found.total_s.tolist() == [8.5, 7.5]
 
 
-def test_a_request_that_starts_an_instance_waits_for_it() -> None:
-    planned = fleet.Fleet(slots=10, least=0, most=1, cold_start_s=60)
-    outcome = fleet.simulate(planned, lambda running: 1.0, [0.0005] * 10)
-    assert statistics.median(outcome.latencies()) == pytest.approx(61.0)
+def test_long_prompts_are_read_in_pieces() -> None:
+    times = Times(1.0, 0.0, 0.001, 0.25, 0.0, 0.0)
+    found = fleet.simulate(load((0, 5000, 1)), times, kept(1))
+    assert found.first_s.tolist() == pytest.approx([3 + 5 + 0.25]), "three steps, 5,000 tokens, and what is beside"
 
 
-def test_billing_counts_busy_time_and_hibernation_once() -> None:
-    outcome = fleet.simulate(ALONE, lambda running: 2.0, [0.2])
-    assert outcome.active_s + outcome.hibernated_s == pytest.approx(3600, abs=5)
-    size = Size(4, 16384, 16384, 10240)
-    idle = fleet.simulate(ALONE, lambda running: 2.0, [1e-9])
-    assert fleet.monthly(outcome, size, [0.2], "CNY") > fleet.monthly(idle, size, [1e-9], "CNY") > 0
-
-
-def test_a_thousand_instances_are_simulated() -> None:
-    planned = fleet.Fleet(slots=10, least=0, most=1000, cold_start_s=5)
-    outcome = fleet.simulate(planned, lambda running: 30.0, [100.0], hour_s=90)
-    assert outcome.hours[0].most_instances == pytest.approx(400, abs=250)
-
-
-def test_service_times_come_out_of_two_shapes_of_request() -> None:
-    def cell(level: int, prompt: int, answer: int, shape: str) -> dict[str, object]:
-        took = 1000 * (0.001 * level * prompt + 0.01 * level * answer)
-        tokens = {"prompt_tokens": prompt, "tokens": answer, "requests": 1}
-        return {"concurrency": level, "shape": shape, "e2el_p50_ms": took, **tokens}
-
-    speed = fleet.speed([cell(n, p, a, s) for n in (1, 10) for p, a, s in ((512, 24, "a"), (32, 96, "b"))])
-    assert speed.per_prompt_token == pytest.approx((0.001, 0.01))
-    assert speed.seconds(1, 100, 10) == pytest.approx(0.2)
-    assert speed.seconds(5, 100, 10) == pytest.approx(1.0)
-
-
-def test_a_missing_measurement_names_what_to_run(tmp_path: object) -> None:
-    from pathlib import Path
-
-    with pytest.raises(InfraError, match="make bench"):
-        fleet.measured(Path(str(tmp_path)) / "none.json")
-
-
-def test_replayed_requests_share_the_engine_as_worked_out_by_hand() -> None:
-    """Two seconds of work each, halved speed for two: the first ends at 3, the second, then alone, at 4."""
-    outcome = fleet.replay(ALONE, lambda running: 2.0 * running, [(0.0, 1.0), (1.0, 1.0)])
-    assert outcome.latencies() == pytest.approx([3.0, 3.0])
-
-
-def test_replayed_requests_wait_for_a_slot_in_the_order_they_came() -> None:
-    """Two slots, two seconds whatever the company: the third starts at 2 and the fourth at 2.5."""
-    planned = fleet.Fleet(slots=2, least=1, most=1, cold_start_s=0, waiting=9)
-    outcome = fleet.replay(planned, lambda running: 2.0, [(0.0, 1.0), (0.5, 1.0), (1.0, 1.0), (1.0, 1.0)])
-    assert outcome.latencies() == pytest.approx([2.0, 2.0, 3.0, 3.5])
-
-
-def test_a_request_of_half_the_size_takes_half_as_long_and_belongs_to_the_hour_it_came_in() -> None:
-    outcome = fleet.replay(ALONE, lambda running: 2.0, [(1.0, 0.5), (15.0, 1.0)], hours=2, hour_s=10)
-    assert [hour.latencies for hour in outcome.hours] == [pytest.approx([1.0]), pytest.approx([2.0])]
-
-
-def test_poisson_arrivals_keep_the_rate_of_each_hour_and_a_mean_size_of_one() -> None:
-    came = list(fleet.poisson([2.0, 0.0, 4.0], 1000, seed=3, spread=0.5))
-    assert [sum(int(when / 1000) == hour for when, _ in came) for hour in range(3)] == pytest.approx(
-        [2000, 0, 4000], rel=0.06
+def test_it_does_as_an_engine_that_is_played_step_by_step() -> None:
+    chance, now, asked = random.Random(4), 0.0, []
+    for _ in range(400):
+        now += chance.expovariate(0.9)
+        asked.append(Asked(now, chance.randint(20, 3000), chance.randint(1, 300)))
+    played = play(asked, T4)
+    waits = fleet.simulate(
+        load(*((one.came, one.prompt, one.answer) for one in asked)),
+        Times(T4.step_s, T4.per_running_s, T4.per_prompt_token_s, T4.first_s, 0.0, 0.0),
+        kept(1, most=1, on_request=0, waiting=999),
     )
-    assert statistics.mean(size for _, size in came) == pytest.approx(1.0, rel=0.03)
+    assert waits.first_s == pytest.approx([one.first - one.came for one in played], rel=1e-6)
+    assert waits.total_s == pytest.approx([one.ended - one.came for one in played], rel=1e-6)
+    assert max(one.running for one in asked) == 10
+
+
+def test_what_finds_no_slot_and_no_instance_is_refused_as_erlang_says() -> None:
+    """One slot, a load of one: half is lost, whatever the lengths."""
+    chance = np.random.default_rng(2)
+    came = np.cumsum(chance.exponential(10.0, 4000))
+    times = Times(0.05, 0.0, 0.0, 0.0, 0.0, 60.0)
+    found = fleet.simulate(load(*((at, 1, 200) for at in came)), times, kept(1, slots=1, most=1))
+    assert np.isnan(found.total_s).mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_request_starts_an_instance_waits_for_it_and_the_instance_goes() -> None:
+    found = fleet.simulate(load((0, 1, 5), (100, 1, 5), (7200, 1, 5)), PLAIN, kept(0))
+    assert found.total_s.tolist() == [65.0, 5.0, 65.0], "the second found the first one's instance"
+    assert found.started.tolist() == [1, 0, 1] and found.instances.tolist() == [1, 0, 1]
+    assert found.active_s.tolist() == pytest.approx([60 + 10 + 1, 0, 60 + 5 + 0.5]) and found.asleep_s.sum() == 0
+
+
+def test_no_more_start_by_request_than_the_quota_has() -> None:
+    found = fleet.simulate(load(*((0.1 * at, 1, 50) for at in range(60))), PLAIN, kept(1, most=10, on_request=3))
+    assert found.started.sum() == 3 and np.isnan(found.total_s).sum() == 20
+    found = fleet.simulate(load(*((0.1 * at, 1, 50) for at in range(60))), PLAIN, kept(1, most=2, on_request=3))
+    assert found.started.sum() == 1 and np.isnan(found.total_s).sum() == 40
+
+
+def test_the_minimum_hibernates_wakes_and_is_billed_once() -> None:
+    times = Times(1.0, 0.0, 0.0, 0.0, 2.5, 60.0)
+    found = fleet.simulate(load((0, 1, 10), (1000, 1, 10), (1002, 1, 10), (3000, 1, 10)), times, kept(2))
+    assert found.total_s.tolist() == pytest.approx([12.5, 12.5, 11.5, 12.5], abs=1), "a wake each"
+    awake = found.active_s.sum()
+    assert awake == pytest.approx(12.5 * 3 + 1 + 3 * fleet.ROUNDED_S, abs=1.5)
+    assert found.asleep_s.sum() == pytest.approx(2 * 3000 - awake, abs=15)
+
+
+def test_what_stands_idle_of_the_minimum_comes_before_what_requests_started() -> None:
+    times = Times(1.0, 0.0, 0.0, 0.0, 2.5, 60.0)
+    found = fleet.simulate(load((0, 1, 50), (1, 1, 50), (2, 1, 99), (100, 1, 10)), times, kept(1, slots=2))
+    assert found.started.sum() == 1 and found.total_s[3] == pytest.approx(12.5), "the minimum's, though it must wake"
+
+
+def test_a_schedule_holds_from_its_minute_on_until_the_next_one() -> None:
+    def rule(when: str, target: int) -> dict[str, Any]:
+        return {"scheduleExpression": f"cron({when})", "target": target}
+
+    assert fleet.week(5, []).tolist() == [5] * 7 * 1440, "no schedule: the default"
+    week = fleet.week(5, [rule("0 30 8 * * MON-FRI", 2), rule("0 0 19 ? * 1,2,3,4,5", 1)]).reshape(7, 1440)
+    assert week[0, [0, 509, 510, 1139, 1140]].tolist() == [1, 1, 2, 2, 1], "Monday's night is Friday's evening"
+    assert week[4, 1139] == 2 and set(week[5:].flatten().tolist()) == {1}
+    assert fleet.week(5, [rule("0 0/30 6-8 * * *", 3)]).tolist() == [3] * 7 * 1440
+    assert set(fleet.week(0, [rule("0 0 0 * * SUN", 1), rule("0 0 0 * * MON", 2)])[: 6 * 1440].tolist()) == {2}
+    with pytest.raises(WrongUsage, match="only times by the day of the week"):
+        fleet.week(1, [rule("0 0 8 1 * *", 2)])
+
+
+def test_the_clock_adds_instances_that_start_and_takes_them_away() -> None:
+    actions = [{"scheduleExpression": f"cron(0 0 {hour} * * *)", "target": n} for hour, n in ((1, 2), (2, 1))]
+    config = fleet.Fleet(10, fleet.week(1, actions))
+    busy = load(*((60.0 * at, 1, 2) for at in range(240)))
+    found = fleet.simulate(busy, PLAIN, config)
+    assert found.instances.tolist() == [1, 2, 1, 1] and found.started.sum() == 0
+    assert (found.active_s + found.asleep_s).tolist() == pytest.approx([3600, 7200 + 60, 3600, 3600], abs=65)
+
+
+def test_a_policy_adds_where_slots_are_taken_and_gives_back_slowly() -> None:
+    """8 of 10 slots aimed at 40 % want two instances, then the half of that is what is aimed at."""
+    lasting = [(1.0 + at / 10, 1, 4000) for at in range(8)]
+    looks = [(1200.0 + 60 * at, 1, 1) for at in range(150)]
+    config = kept(1, target=0.4, top=4)
+    found = fleet.simulate(load(*lasting, *((20.0 * at + 10, 1, 1) for at in range(50)), *looks), PLAIN, config)
+    assert found.started.sum() == 0 and found.instances[0] >= 2
+    assert found.instances[0] <= 4 and found.instances[-1] == 1
+    assert fleet.simulate(load(*lasting), PLAIN, kept(1, target=0.9, top=4)).instances.max() == 1
+
+
+def test_three_times_the_load_is_the_load_three_times_at_its_times() -> None:
+    chance = np.random.default_rng(5)
+    came = np.sort(np.concatenate([chance.uniform(0, 3600, 2000), chance.uniform(7200, 10800, 1000)]))
+    day = {"came_s": came, "prompt": np.arange(3000), "answer": np.arange(3000)}
+    for times in (0.5, 1.0, 3.0, 2.5):
+        more = fleet.scaled(day, times)
+        assert len(more["came_s"]) == pytest.approx(3000 * times, rel=0.04)
+        assert (np.diff(more["came_s"]) >= 0).all()
+        hours = np.bincount((more["came_s"] // 3600).astype(int), minlength=3) / times
+        assert hours == pytest.approx([2000, 0, 1000], rel=0.1, abs=50)
+    assert fleet.scaled(day, 1.0)["came_s"].tolist() == came.tolist()
+    assert math.isclose(fleet.scaled(day, 3.0)["prompt"].mean(), 1499.5, rel_tol=0.01)
