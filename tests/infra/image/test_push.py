@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,26 @@ def test_a_new_tag_is_pushed_and_named_for_the_deployment(docker: Docker, capsys
     assert f"docker push {REPOSITORY}:v1.2.3" in docker.asked()
     assert f"DEPLOY_IMAGE={REPOSITORY}:v1.2.3" in capsys.readouterr().out
     assert IMMUTABLE_TAG.fullmatch("v1.2.3")
+
+
+def test_the_build_that_has_its_layers_at_hand_pushes_them(docker: Docker) -> None:
+    assert main(["push", REPOSITORY, "--by", "docker", "buildx", "build", "--push", "."]) == 0
+    assert docker.asked().splitlines()[-1] == f"docker buildx build --push . --tag {REPOSITORY}:v1.2.3"
+    assert "docker push" not in docker.asked()
+
+
+def test_it_is_asked_to_push_what_it_has_built() -> None:
+    """Otherwise every stage would be built again."""
+
+    def made(target: str) -> str:
+        command = ["make", "-n", target, "CACHE=registry", "DEPLOY_REPOSITORY=host/space/name"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    (image,) = re.findall(r"docker buildx build .*?(?= --cache-from)", made("image"))
+    (push,) = re.findall(r"push +--by (docker buildx build .*) --push \.$", made("push"), re.M)
+    assert push == image.strip()
+    plain = subprocess.run(["make", "-n", "push"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "--by" not in plain, "without a builder of its own, `docker push`"
 
 
 COMMIT = "0f" * 20
