@@ -115,6 +115,14 @@ def test_a_run_is_repeated_where_the_image_is_no_longer_at_hand(docker: Docker) 
     assert main(["push", REPOSITORY]) == 0
 
 
+def test_a_registry_that_does_not_show_the_labels_does_not_overwrite_either(docker: Docker) -> None:
+    docker.tell("docker manifest", 0, json.dumps({"config": {"digest": "sha256:other"}}))
+    docker.tell("docker buildx", 1, "not found")
+    docker.tell("git rev-parse", 0, COMMIT)
+    assert main(["push", REPOSITORY]) == 1
+    assert "docker push" not in docker.asked()
+
+
 def test_the_image_bears_its_commit() -> None:
     dry = subprocess.run(["make", "-n", "image"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
