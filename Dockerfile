@@ -2,7 +2,9 @@
 #
 # Size (gate: infra/image/size.py, 15 GB compressed): what the numbers are made of is said there.
 # Layers, from rarely to often changed: system, Python packages, weights, warm caches, code. A new version of the code
-# pushes well under 1 MB: COPY --link makes a layer's digest independent of the layers below it.
+# pushes well under 1 MB: COPY --link makes a layer's digest independent of the layers below it. A build without any cache
+# pushes no more: the same content is the same layer. So every file in it is of one time, whole folders of / are copied (one
+# made on the way would be of now), and logs and caches with times inside are emptied (what is deleted leaves a mark of now).
 #
 # Docker 23 or newer: the first whose own BuildKit knows COPY --link. Hence no `# syntax=` line: it would have every
 # build fetch another parser from Docker Hub, which mainland China and closed networks do not reach.
@@ -16,6 +18,9 @@ ARG PYTHON_IMAGE=python:3.12.15-slim-bookworm@sha256:54c85f3c47607a77f32adec749d
 # cu130 (FC's documented driver 580.95.05 is CUDA 13.0's own) or cu129 (a driver 525-579, or hibernation trouble).
 ARG CUDA=cu130
 
+# The time of every file, as in infra/image/bake.py.
+ARG FILE_TIME=2026-01-01T00:00:00Z
+
 
 FROM ${PYTHON_IMAGE} AS venv
 ARG PIP_INDEX_URL
@@ -26,23 +31,31 @@ ENV PATH=/opt/venv/bin:$PATH
 
 FROM venv AS packages-cu130
 COPY code/requirements/cuda.txt /tmp/
-# pip compiles to .pyc as it installs, so no start pays for that.
+ARG FILE_TIME
+# Compiled, so that no start does. unchecked-hash: the interpreter looks neither at the sources' times nor into the sources. By
+# one process, for what Python writes depends on what it has compiled before. Some files are for other versions of Python and do
+# not compile. All in one instruction: a change of times in the next one would double the layer.
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --no-deps --require-hashes -r /tmp/cuda.txt
+    pip install --no-compile --no-deps --require-hashes -r /tmp/cuda.txt \
+    && { python -m compileall -qf --invalidation-mode unchecked-hash /opt/venv/lib || true; } \
+    && find /opt -exec touch -hd ${FILE_TIME} {} +
 
 
 # Not locked: the CUDA 12.9 wheels of vLLM live on an index of their own. 0.29.0 is the newest that is reported to run
 # on Turing cards (two public ports for the T10); 0.30.0 and 0.31.0 for cu129 are broken as published.
 FROM venv AS packages-cu129
 COPY code/requirements/cuda.in code/requirements/cuda.overrides.txt /tmp/
+ARG FILE_TIME
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=cache,target=/root/.cache/uv \
     pip install uv==0.13.9 \
     && sed 's/^vllm==.*/vllm==0.29.0+cu129\ntorch==2.13.0+cu129/' /tmp/cuda.in > /tmp/cu129.in \
-    && UV_LINK_MODE=copy uv pip install --python /opt/venv/bin/python --compile-bytecode \
+    && UV_LINK_MODE=copy uv pip install --python /opt/venv/bin/python \
        -r /tmp/cu129.in --overrides /tmp/cuda.overrides.txt \
        --extra-index-url https://wheels.vllm.ai/0.29.0/cu129 \
        --extra-index-url https://download.pytorch.org/whl/cu129 --index-strategy unsafe-best-match \
-    && pip uninstall -y uv
+    && pip uninstall -y uv \
+    && { python -m compileall -qf --invalidation-mode unchecked-hash /opt/venv/lib || true; } \
+    && find /opt -exec touch -hd ${FILE_TIME} {} +
 
 
 # One of the two stages above.
@@ -65,34 +78,45 @@ RUN --mount=type=cache,id=chatbot-llm-weights,target=/var/cache/weights,sharing=
     python -m infra.image.bake fetch --source "${MODEL_SOURCE}" --to /var/cache/weights --install /models
 
 
-# Made anew only when the packages, the weights or this file change; the models are only looked at, not copied.
-FROM packages AS modelinfo
-ENV VLLM_CACHE_ROOT=/opt/warm/vllm
+# What this build's vLLM notes of the models, which are only looked at, not copied; and what is not in it of the kernels and
+# memory profile of a real T4, when `make local-test` has left them there (else only a README).
+FROM packages AS warm
+ENV VLLM_CACHE_ROOT=/warm/opt/warm/vllm
+COPY infra/image/warm/ /kept/
 COPY infra/image/warm_modelinfo.py /tmp/
+ARG FILE_TIME
 RUN --mount=type=bind,from=weights,source=/models,target=/models \
-    python /tmp/warm_modelinfo.py /models
+    python /tmp/warm_modelinfo.py /models \
+    && cp -rn /kept/. /warm/opt/warm \
+    && find /warm -exec touch -hd ${FILE_TIME} {} +
 
 
 FROM ${PYTHON_IMAGE} AS code
 COPY code/chatbot_llm /app/code/chatbot_llm
 COPY code/gunicorn.conf.py /app/code/
-# unchecked-hash: the interpreter does not look at the sources' times, which a build changes.
-RUN python -m compileall -q --invalidation-mode unchecked-hash /app/code
+ARG FILE_TIME
+RUN python -m compileall -q --invalidation-mode unchecked-hash /app/code \
+    && find /app -exec touch -hd ${FILE_TIME} {} +
 
 
 FROM ${PYTHON_IMAGE}
 # Triton compiles a launcher with gcc when a kernel is not in its cache.
-RUN apt-get update \
+ARG FILE_TIME
+# The lists go by another way than rm: what the base already has of that folder stays.
+# hadolint ignore=DL3009
+RUN touch /before \
+    && apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev \
-    && rm -rf /var/lib/apt/lists/*
+    && find /var/lib/apt/lists -type f ! -name lock -delete \
+    && find /var/log /var/cache/apt /var/cache/ldconfig -type f -exec truncate -s 0 {} + \
+    && find /etc /usr /var /tmp /run -xdev -newer /before ! -path /etc/hosts ! -path /etc/resolv.conf \
+       -exec touch -hd ${FILE_TIME} {} + \
+    && rm /before
 
-COPY --link --from=packages /opt/venv /opt/venv
+COPY --link --from=packages /opt /opt
 COPY --link --from=weights /models /models
-# Kernels and memory profile of a real T4, when `make local-test` has left them there; else only a README.
-COPY --link infra/image/warm/ /opt/warm/
-# Added to that folder, after it: what this build's vLLM has noted wins over what an older one left there.
-COPY --link --from=modelinfo /opt/warm/vllm /opt/warm/vllm
-COPY --link --from=code /app/code /app/code
+COPY --link --from=warm /warm /
+COPY --link --from=code /app /app
 
 # No LD_LIBRARY_PATH: the packages find their CUDA libraries by themselves, and libcuda is the host driver's alone.
 # The NVIDIA_ pair is what the container runtime reads; a base that is not NVIDIA's must say it itself.

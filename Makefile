@@ -138,17 +138,23 @@ REGISTRY_CACHE := --cache-from $(CACHE_AT) --cache-to $(CACHE_AT),mode=max,image
 export DEPLOY_REPOSITORY
 
 # A build argument without a value is taken from the environment, when it is there.
+BUILD_IMAGE = docker buildx build --platform linux/amd64 --provenance=false --sbom=false --progress=plain \
+	  --build-arg CUDA=$(CUDA) --build-arg MODEL_SOURCE=$(MODEL_SOURCE) --build-arg VERSION=$(TAG) --build-arg REVISION=$(COMMIT) \
+	  --build-arg HF_ENDPOINT --build-arg MODELSCOPE_ENDPOINT --build-arg PIP_INDEX_URL --build-arg PYTHON_IMAGE
+
 .PHONY: image
 image: ## Build the GPU image (CUDA=cu129, MODEL_SOURCE=modelscope, HF_ENDPOINT=... for a mirror)
-	docker buildx build --platform linux/amd64 --provenance=false --sbom=false --load --progress=plain \
-	  --build-arg CUDA=$(CUDA) --build-arg MODEL_SOURCE=$(MODEL_SOURCE) --build-arg VERSION=$(TAG) --build-arg REVISION=$(COMMIT) \
-	  --build-arg HF_ENDPOINT --build-arg MODELSCOPE_ENDPOINT --build-arg PIP_INDEX_URL --build-arg PYTHON_IMAGE \
-	  $(if $(filter registry,$(CACHE)),$(REGISTRY_CACHE)) \
-	  -t chatbot-llm:local -t chatbot-llm:$(TAG) .
+	$(BUILD_IMAGE) $(if $(filter registry,$(CACHE)),$(REGISTRY_CACHE)) --load -t chatbot-llm:local -t chatbot-llm:$(TAG) .
 
+# The builder knows each layer's digest and sends what the registry lacks. Docker's own store has to compress and send every layer to
+# learn the digests, unless this engine has pushed it before.
 .PHONY: push
 push: ## Push the image as DEPLOY_REPOSITORY:<git describe>; a tag that exists is never overwritten, and fine if it is this commit
-	$(PYTHON) -m infra push $(ARGS)
+	$(PYTHON) -m infra push $(ARGS) $(if $(filter registry,$(CACHE)),--by $(BUILD_IMAGE) --push .)
+
+.PHONY: image-test
+image-test: $(VENV)/dev ## Build the image whole but for the weights, measure and try it (half an hour, 45 GB, a Docker engine)
+	WHOLE_IMAGE=yes $(BIN)/python -m pytest -s tests/contract/test_whole_image.py
 
 .PHONY: local-test
 local-test: $(VENV)/dev ## Start the image on this machine's GPU as FC does and try it; without a GPU, the CPU build

@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import subprocess
+from collections.abc import Sequence
 
 from infra.errors import CheckFailed, Refused, WrongUsage
 from infra.image import size
@@ -28,12 +29,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default=os.environ.get("DEPLOY_REPOSITORY"),
         help="<registry, as ACR shows it>/<namespace>/chatbot-llm (default: DEPLOY_REPOSITORY)",
     )
+    parser.add_argument(
+        "--by", nargs=argparse.REMAINDER, help="the build that pushes it instead of `docker push`; --tag is added"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     if not args.repository:
         raise WrongUsage("where to? export DEPLOY_REPOSITORY=<registry, as ACR shows it>/<namespace>/chatbot-llm")
-    print(f"DEPLOY_IMAGE={push(args.repository)}")
+    print(f"DEPLOY_IMAGE={push(args.repository, args.by)}")
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -72,7 +76,7 @@ def is_this_commit(reference: str) -> bool:
     return shown.returncode == 0 and bool(commit) and (json.loads(shown.stdout) or {}).get(COMMIT_LABEL) == commit
 
 
-def push(repository: str) -> str:
+def push(repository: str, by: Sequence[str] | None = None) -> str:
     """Push, unless it is there already, and return the reference."""
     name = tag()
     reference = f"{repository}:{name}"
@@ -92,7 +96,10 @@ def push(repository: str) -> str:
     if platform.stdout.strip() != "linux/amd64":
         raise CheckFailed(f"{local} is for {platform.stdout.strip()}; Function Compute takes linux/amd64: `make image`")
     print(f"{local}: {size.check(local)}", flush=True)
-    for command in (("docker", "tag", local, reference), ("docker", "push", reference)):
+    commands = (
+        [[*by, "--tag", reference]] if by else [["docker", "tag", local, reference], ["docker", "push", reference]]
+    )
+    for command in commands:
         if subprocess.run(command, check=False).returncode != 0:
             raise Refused(f"`{' '.join(command)}` failed; what it says is above")
     return reference

@@ -147,13 +147,20 @@ def test_there_is_room_before_the_image_is_built(jobs: dict[str, Any], tmp_path:
     order = runs(jobs["build"])
     (at,) = [place for place, run in enumerate(order) if "df " in run]
     assert at < order.index("make image push CACHE=registry")
+    freed = (
+        "rm -rf /usr/share/dotnet /usr/local/lib/android /usr/local/.ghcup /usr/share/swift /opt/hostedtoolcache/CodeQL"
+    )
     for free, status in ((44, 1), (45, 0)):
-        (tmp_path / "df").write_text(f"#!/bin/sh\necho Avail\necho ' {free}G'\n")
-        (tmp_path / "sudo").write_text("#!/bin/sh\n")
+        (tmp_path / "df").write_text(
+            f"#!/bin/sh\necho Avail\ngrep -q '^{freed}$' asked && echo ' {free}G' || echo ' 14G'\n"
+        )
+        (tmp_path / "sudo").write_text('#!/bin/sh\necho "$*" >> asked\n')
+        (tmp_path / "asked").write_text("")
         for name in ("df", "sudo"):
             (tmp_path / name).chmod(0o755)
         env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
-        done = subprocess.run(["bash", "-e", "-c", order[at]], env=env, capture_output=True, text=True, check=False)
+        command = ["bash", "-e", "-c", order[at]]
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == status, done.stdout
 
 

@@ -53,8 +53,10 @@ class Control:
 
     def GetFunction(self, name: str, _: str, qualifier: str, body: bytes) -> tuple[int, Any]:
         function = self.function(name)
-        self.resolve(name, qualifier)
+        version = self.resolve(name, qualifier)
         shown = models.Function().from_map(function.to_map())
+        if version != "0":  # a version is never updated
+            shown.state, shown.last_update_status = "Active", "Successful"
         if self.state.states_ahead:
             shown.state, shown.last_update_status, shown.last_update_status_reason = self.state.states_ahead.pop(0)
         return 200, shown

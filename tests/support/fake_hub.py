@@ -25,6 +25,7 @@ class Hub(ThreadingHTTPServer):
     """What it serves, what it was asked, and how it misbehaves."""
 
     daemon_threads = True
+    repository: str
     files: dict[str, bytes]
     asked: list[tuple[str, str]]  # path, Range header
     served: dict[str, bytes]  # content that differs from what is listed
@@ -58,17 +59,17 @@ class Handler(BaseHTTPRequestHandler):
         if hub.busy:
             hub.busy -= 1
             self.send_error(503)
-        elif path == f"/api/models/{REPOSITORY}/tree/{REVISION}":
+        elif path == f"/api/models/{hub.repository}/tree/{REVISION}":
             self._json([self._huggingface_entry(name, content) for name, content in hub.files.items()])
-        elif path == f"/api/v1/models/{REPOSITORY}/repo/files":
+        elif path == f"/api/v1/models/{hub.repository}/repo/files":
             entries = [
                 {"Path": name, "Type": "blob", "Size": len(content), "Sha256": hashlib.sha256(content).hexdigest()}
                 for name, content in hub.files.items()
             ]
             self._json({"Code": 200, "Data": {"Files": [{"Path": "figures", "Type": "tree"}, *entries]}})
-        elif path == f"/api/v1/models/{REPOSITORY}/repo":
+        elif path == f"/api/v1/models/{hub.repository}/repo":
             self._redirect(query["FilePath"][0])
-        elif found := re.fullmatch(rf"/{re.escape(REPOSITORY)}/resolve/{REVISION}/(.+)", path):
+        elif found := re.fullmatch(rf"/{re.escape(hub.repository)}/resolve/{REVISION}/(.+)", path):
             self._redirect(found[1])
         elif path.startswith("/cdn/") and path[5:] in hub.files:
             self._content(path[5:])
@@ -123,8 +124,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def hub(files: dict[str, bytes]) -> Iterator[Hub]:
+def hub(files: dict[str, bytes], repository: str = REPOSITORY) -> Iterator[Hub]:
     server = Hub(("127.0.0.1", 0), Handler)
+    server.repository = repository
     server.files, server.asked, server.served = dict(files), [], {}
     server.held, server.go_on = threading.Event(), threading.Event()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)

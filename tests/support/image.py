@@ -1,7 +1,7 @@
-"""The image's last stage built by a Docker engine from light parts, and its containers, started as services are.
+"""The image built by a Docker engine from light parts, and its containers, started as services are.
 
-The stages that take an hour (vLLM's packages, weights, what vLLM notes) are replaced by folders, which BuildKit calls
-named contexts; everything else is the Dockerfile's own. The engine in such an image is the scripted one.
+Every stage of the Dockerfile is built, from a checkout whose lock lacks vLLM and what only vLLM needs, and whose
+weights are a made-up hub's. The engine in such an image is the scripted one.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -22,17 +23,20 @@ from typing import Any
 
 import psutil
 
+import fake_hub
 from launcher import ROOT, Service, until
 
 LOCK = ROOT / "code" / "requirements" / "cuda.txt"
-MODEL = json.loads((ROOT / "infra" / "image" / "weights.json").read_text(encoding="utf-8"))["repository"]
+MODEL = "example/small"
+FILES = {fake_hub.WEIGHTS: bytes(range(256)) * 4000, "config.json": b'{"architectures": ["Qwen2ForCausalLM"]}'}
 #: Of what the service itself asks for, vLLM is what makes an image heavy; the other two are vLLM's wishes.
 HEAVY = {"vllm", "setuptools", "six"}
 BUILD_LIMIT_S = 280
 #: What pip, apt and Docker say when nobody answers.
 OUT_OF_REACH = re.compile(
     r"[Tt]emporary failure|[Cc]ould not (?:connect|resolve)|no such host|i/o timeout|TLS handshake timeout|dns error|"
-    r"connection refused|[Nn]etwork is unreachable|error sending request|operation timed out|Client\.Timeout|EOF$"
+    r"connection refused|[Nn]etwork is unreachable|error sending request|operation timed out|Client\.Timeout|"
+    r"CERTIFICATE_VERIFY_FAILED|EOF$"
 )
 
 
@@ -97,47 +101,44 @@ def fetched(command: Sequence[str], limit_s: float, **more: Any) -> str:
     return done.stdout
 
 
-def base() -> tuple[str, str, str]:
-    """(image, its Python as 3.x, where that is): TEST_PYTHON_IMAGE, else the Dockerfile's. Raises OutOfReach."""
+def base() -> str:
+    """The image to build on: TEST_PYTHON_IMAGE, else the Dockerfile's. Raises OutOfReach."""
     (own,) = re.findall(r"^ARG PYTHON_IMAGE=(.+)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.M)
     image = os.environ.get("TEST_PYTHON_IMAGE") or own
     if run("docker", "image", "inspect", image).returncode != 0:
         fetched(["docker", "pull", "--quiet", "--platform", "linux/amd64", image], BUILD_LIMIT_S)
-    ask = "import sys; print('%d.%d' % sys.version_info[:2], sys.executable)"
-    version, where = docker("run", "--rm", "--network=none", image, "python", "-c", ask).split()
-    return image, version, where
+    return image
 
 
-def packages(folder: Path, version: str, interpreter: str) -> None:
-    """What the stage `packages` brings: /opt/venv, made without running the Python that it is for."""
-    venv = folder / "opt" / "venv"
-    (venv / "bin").mkdir(parents=True)
-    (venv / "bin" / "python").symlink_to(interpreter)
-    (venv / "pyvenv.cfg").write_text(f"home = {Path(interpreter).parent}\ninclude-system-site-packages = false\n")
-    lock = folder / "light.txt"
-    lock.write_text(light_lock())
-    site = venv / "lib" / f"python{version}" / "site-packages"
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
-    platforms = [f"--platform=manylinux_2_{minor}_x86_64" for minor in (36, 35, 34, 31, 28, 17, 12, 5)]
-    which = [f"--python-version={version}", "--implementation=cp", f"--abi=cp{version.replace('.', '')}", "--abi=none"]
-    which += ["--abi=abi3", *platforms, "--only-binary=:all:", "--no-deps", "--require-hashes"]
-    fetched([*pip, *which, "--target", str(site), "-r", str(lock)], BUILD_LIMIT_S)
+def checkout(folder: Path, whole: bool = False) -> Path:
+    """What the image is made of, with a small model and, unless `whole`, the light packages.
+
+    The model has a name of its own, so that nothing touches the real one's downloads in the engine's cache.
+    """
+    shutil.copy(ROOT / "Dockerfile", folder)
+    shutil.copy(ROOT / ".dockerignore", folder)
+    for name in ("code", "infra/image"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    manifest = {"repository": MODEL, "revision": fake_hub.REVISION, "files": {}}
+    (folder / "infra" / "image" / "weights.json").write_text(json.dumps(manifest))
+    if not whole:
+        (folder / "code" / "requirements" / "cuda.txt").write_text(light_lock())
+        (folder / "infra" / "image" / "prove_sm75.py").write_text("")  # there is no torch to look into
+        noted = folder / "infra" / "image" / "warm" / "vllm" / "modelinfos"
+        noted.mkdir(parents=True)
+        (noted / "earlier.json").write_text("{}")
+    return folder
 
 
-def build(tag: str, folder: Path, *flags: str) -> str:
-    """Build the last stage as `tag` from parts made in `folder`. Returns BuildKit's log. Raises OutOfReach."""
-    image, version, interpreter = base()
-    packages(folder / "packages", version, interpreter)
-    model = folder / "weights" / "models" / MODEL
-    model.mkdir(parents=True)
-    (model / "config.json").write_text('{"architectures": ["Qwen2ForCausalLM"]}')
-    noted = folder / "modelinfo" / "opt" / "warm" / "vllm" / "modelinfos"
-    noted.mkdir(parents=True)
-    (noted / "noted.json").write_text("{}")
-    contexts = [f"--build-context={name}={folder / name}" for name in ("packages", "weights", "modelinfo")]
-    command = ["docker", "buildx", "build", "--platform=linux/amd64", "--provenance=false", "--sbom=false", "--load"]
-    command += ["--progress=plain", "--network=host", f"--build-arg=PYTHON_IMAGE={image}", *flags, *contexts]
-    done = run(*command, f"--tag={tag}", str(ROOT), limit_s=BUILD_LIMIT_S)
+def build(tag: str, folder: Path, *flags: str, limit_s: float = BUILD_LIMIT_S) -> str:
+    """Build a checkout as `make image` does, as `tag`. Returns BuildKit's log. Raises OutOfReach."""
+    dry = run("make", "--dry-run", "--no-print-directory", "image", cwd=ROOT)
+    assert dry.returncode == 0, dry.stderr
+    command = shlex.split(dry.stdout.replace("\\\n", " "))
+    command = command[: command.index("-t")]  # all but its names and its folder
+    with fake_hub.hub(FILES, MODEL) as hub:
+        command += ["--network=host", f"--build-arg=PYTHON_IMAGE={base()}", f"--build-arg=HF_ENDPOINT={hub.url}"]
+        done = run(*command, *flags, f"--tag={tag}", str(folder), limit_s=limit_s)
     if done.returncode and OUT_OF_REACH.search(done.stderr):
         raise OutOfReach(f"the build cannot fetch what it needs:\n{done.stderr[-500:]}")
     assert done.returncode == 0, done.stderr[-6000:]

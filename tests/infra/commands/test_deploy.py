@@ -32,12 +32,12 @@ def s(connected: FakeFC, good: ServiceDouble, monkeypatch: pytest.MonkeyPatch) -
     """What fc3 does of s.yaml, in its order, on the fake account; `qualifier` is s.yaml's, `runs` what it was told."""
     state, control = connected.state, Control(connected.state)
     del state.functions[NAME]
-    told: dict[str, Any] = {"qualifier": "live", "runs": [], "image": "v1"}
+    told: dict[str, Any] = {"qualifier": "live", "runs": [], "image": "v1", "update": "Successful"}
 
     def run(words: Sequence[str], env: Mapping[str, str]) -> int:
         told["runs"].append(" ".join(words))
         function = deployed()
-        function.custom_container_config.image = told["image"]
+        function.custom_container_config.image, function.last_update_status = told["image"], told["update"]
         state.functions[NAME] = function
         state.service = good.url
         if "--function" in words:
@@ -118,6 +118,15 @@ def test_a_deployment_is_not_over_before_latest_and_alias_stand(connected: FakeF
     assert main(["deploy", *FAST]) == 0
     connected.state.ready_after = 1_000_000
     assert main(["deploy", "--poll", "0.01", "--timeout", "0.05"]) == 4
+
+
+def test_an_update_that_function_compute_cannot_finish_fails_the_deployment_though_the_alias_stands(
+    connected: FakeFC, s: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["deploy", *FAST]) == 0
+    s["update"] = "Failed"  # such as an image that cannot be converted
+    assert main(["deploy", *FAST]) == 1
+    assert f"{NAME}@LATEST: last update Failed" in capsys.readouterr().err
 
 
 def test_an_s_that_fails_is_a_failure_and_the_alias_stays(

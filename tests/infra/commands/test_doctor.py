@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from infra.__main__ import main
+from infra.commands.screen import console
 from infra.fc import template
 
 
@@ -57,3 +58,8 @@ def test_keys_are_judged_as_a_deployment_would_send_them(
     assert main(["doctor", "--hook"]) == 1, "an `s` started by hand would deploy an open function"
     said = capsys.readouterr().out
     assert "error: CHATBOT_API_KEYS is set, and this `s` would deploy without it" in said and PLAIN not in said
+
+
+def test_the_name_of_a_resource_is_no_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    console().print("NoPermission: acs:ram::1234:role/deployer")
+    assert capsys.readouterr().out == "NoPermission: acs:ram::1234:role/deployer\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from infra import ROOT
+from infra.image import bake
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 LOCKS = ROOT / "code" / "requirements"
@@ -87,6 +89,12 @@ def test_every_copied_file_exists_and_reaches_the_build() -> None:
         assert any(source.startswith(f"{folder}/") for folder in allowed), f"{source} is kept out by .dockerignore"
 
 
+def test_every_file_is_of_the_time_that_the_weights_are_of() -> None:
+    """What it is good for is seen when the image is built twice: tests/contract/test_image.py."""
+    (told,) = re.findall(r"^ARG FILE_TIME=(.+)$", DOCKERFILE, flags=re.M)
+    assert datetime.datetime.fromisoformat(told).timestamp() == bake.FILE_TIME_S
+
+
 def test_every_stage_that_is_copied_from_is_defined() -> None:
     defined = set(re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, flags=re.M))
     assert set(re.findall(r"--from=(\S+)", DOCKERFILE)) <= defined
@@ -95,14 +103,12 @@ def test_every_stage_that_is_copied_from_is_defined() -> None:
 
 def test_the_code_is_the_last_layer_and_the_weights_come_before() -> None:
     order = [words for instruction, words in stages()[-1] if instruction == "COPY"]
-    assert [re.search(r"--from=(\w+)", words)[1] if "--from" in words else "warm" for words in order] == [  # type: ignore[index]
-        "packages",
-        "weights",
-        "warm",
-        "modelinfo",
-        "code",
+    assert order == [
+        "--link --from=packages /opt /opt",
+        "--link --from=weights /models /models",
+        "--link --from=warm /warm /",
+        "--link --from=code /app /app",
     ]
-    assert all("--link" in words for words in order)
 
 
 def test_the_entry_point_is_what_the_tests_start_and_has_no_shell() -> None:
@@ -110,7 +116,7 @@ def test_the_entry_point_is_what_the_tests_start_and_has_no_shell() -> None:
     assert [json.loads(words) for words in entry] == [["python", "-m", "chatbot_llm"]]
     assert not [words for instruction, words in instructions() if instruction == "CMD"]
     assert final_environment()["PYTHONPATH"] == "/app/code"
-    assert any(words.endswith("/app/code /app/code") for instruction, words in stages()[-1] if instruction == "COPY")
+    assert any(words.endswith("/app /app") for instruction, words in stages()[-1] if instruction == "COPY")
 
 
 def test_nothing_is_fetched_at_run_time_and_the_driver_comes_from_the_host() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,26 @@ def test_a_new_tag_is_pushed_and_named_for_the_deployment(docker: Docker, capsys
     assert IMMUTABLE_TAG.fullmatch("v1.2.3")
 
 
+def test_the_build_that_has_its_layers_at_hand_pushes_them(docker: Docker) -> None:
+    assert main(["push", REPOSITORY, "--by", "docker", "buildx", "build", "--push", "."]) == 0
+    assert docker.asked().splitlines()[-1] == f"docker buildx build --push . --tag {REPOSITORY}:v1.2.3"
+    assert "docker push" not in docker.asked()
+
+
+def test_it_is_asked_to_push_what_it_has_built() -> None:
+    """Otherwise every stage would be built again."""
+
+    def made(target: str) -> str:
+        command = ["make", "-n", target, "CACHE=registry", "DEPLOY_REPOSITORY=host/space/name"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    (image,) = re.findall(r"docker buildx build .*?(?= --cache-from)", made("image"))
+    (push,) = re.findall(r"push +--by (docker buildx build .*) --push \.$", made("push"), re.M)
+    assert push == image.strip()
+    plain = subprocess.run(["make", "-n", "push"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "--by" not in plain, "without a builder of its own, `docker push`"
+
+
 COMMIT = "0f" * 20
 
 
@@ -92,6 +113,14 @@ def test_a_run_is_repeated_where_the_image_is_no_longer_at_hand(docker: Docker) 
     docker.tell("docker buildx", 0, json.dumps({"org.opencontainers.image.revision": COMMIT}))
     docker.tell("git rev-parse", 0, COMMIT)
     assert main(["push", REPOSITORY]) == 0
+
+
+def test_a_registry_that_does_not_show_the_labels_does_not_overwrite_either(docker: Docker) -> None:
+    docker.tell("docker manifest", 0, json.dumps({"config": {"digest": "sha256:other"}}))
+    docker.tell("docker buildx", 1, "not found")
+    docker.tell("git rev-parse", 0, COMMIT)
+    assert main(["push", REPOSITORY]) == 1
+    assert "docker push" not in docker.asked()
 
 
 def test_the_image_bears_its_commit() -> None:
