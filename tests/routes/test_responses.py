@@ -166,7 +166,7 @@ def test_what_clients_send_passes() -> None:
 
 def test_vllm_is_given_items_of_which_it_drops_nothing() -> None:
     request = EngineRequest(PROTOCOLS["responses"], {"input": CONVERSATION, "include": ["reasoning.encrypted_content"]})
-    asked = request.protocol.asked(request, "scripted")
+    asked = request.protocol.for_vllm(request, "scripted")
     assert asked["store"] is False and asked["include"] == [] and asked["request_id"] == f"resp_{request.id}"
     assert asked["input"] == [
         {"role": "developer", "content": "Be brief."},
