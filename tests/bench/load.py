@@ -28,6 +28,8 @@ class Shape:
 #: RAG as the service sees it: a long context with a short answer, and a short question with a long answer.
 LONG_PROMPT = Shape("long prompt, short answer", 512, 24)
 LONG_ANSWER = Shape("short prompt, long answer", 32, 96)
+#: Given messages; lengths are theirs, and an answer ends where the model ends it.
+RAG = Shape("questions with passages", 0, 0)
 
 
 @functools.cache
@@ -46,6 +48,13 @@ def prompts(shape: Shape, count: int, seed: int) -> list[Any]:
     )
 
 
+def chats(conversations: list[list[dict[str, Any]]], answer: int) -> list[Any]:
+    """Requests of given messages, answered with at most so many tokens."""
+    from vllm.benchmarks.datasets import SampleRequest
+
+    return [SampleRequest("", 0, answer, request_id=str(n), chat_messages=m) for n, m in enumerate(conversations)]
+
+
 def run(
     server: Server,
     shape: Shape,
@@ -54,16 +63,18 @@ def run(
     seed: int,
     rate: float = float("inf"),
     each: bool = False,
+    requests: list[Any] | None = None,
 ) -> dict[str, Any]:
     """Send `count` requests, `concurrency` at a time, `rate` a second (Poisson), or both; one cell. Latencies are ms.
 
+    `requests` are sent instead of random ones, and end where the model ends them.
     `each` adds when every request that was answered began, seconds after the first, and what it took, in that order.
     Raises RuntimeError with the first error when none is answered; the cell counts the others that failed.
     """
     import numpy
     from vllm.benchmarks import serve
 
-    requests = prompts(shape, count, seed)
+    ignore_eos, requests = requests is None, requests or prompts(shape, count, seed)
     numpy.random.seed(seed)  # the arrival times come from the global generator
     before = server.cpu_s()
     # "Peak concurrent requests" is drawn with a package that is not needed here: keep its advice off the screen.
@@ -86,7 +97,7 @@ def run(
                 profile=False,
                 selected_percentile_metrics=["ttft", "tpot", "itl", "e2el"],
                 selected_percentiles=[50, 95, 99],
-                ignore_eos=True,
+                ignore_eos=ignore_eos,
                 goodput_config_dict={},
                 max_concurrency=concurrency or None,
                 lora_modules=None,
