@@ -184,9 +184,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scripted", action="store_true", help="the image without a GPU and without its model")
     parser.add_argument(
         "--variants",
-        action=argparse.BooleanOptionalAction,
-        help="compare flags afterwards, about 40 minutes on a T4 (default: on a T4; elsewhere a dry run)",
+        nargs="?",
+        const="",
+        metavar="WORD",
+        help="compare flags afterwards, those with WORD in their name (default: all on a T4, 40 minutes; else none)",
     )
+    parser.add_argument("--no-variants", action="store_true", help="not even on a T4")
     parser.add_argument("--port", type=int, help="on this machine (default: a free one)")
     parser.add_argument("flags", nargs="*", help="vLLM flags after --, as for the image")
 
@@ -217,7 +220,7 @@ def run(args: argparse.Namespace) -> None:
         target = Process(args.flags, plan.as_fc(port), port)
     on_t4 = bool(card and card.capability == T4_CAPABILITY)
     drill(target, plan, port, checks, keep_warm=on_t4)
-    if on_t4 if args.variants is None else args.variants:
+    if (on_t4 or args.variants is not None) and not args.no_variants:
         compare(args, plan, port, card)
 
 
@@ -234,7 +237,8 @@ def compare(args: argparse.Namespace, plan: Plan, port: int, card: Card | None) 
 
     shipped = {name: value or "" for name, value in profiles.FLAGS["t4" if card else "cpu"].items()}
     effort = variants.Effort() if card else variants.DRY
-    compared = variants.compare(start, bool(card), plan.initializer_s, effort, shipped)
+    tried = [variant for variant in variants.variants(bool(card)) if (args.variants or "") in variant.name]
+    compared = variants.compare(start, tried, bool(card), plan.initializer_s, effort, shipped)
     name = re.sub(r"[^a-z0-9]+", "-", card.name.lower()) if card else "cpu"
     about = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),

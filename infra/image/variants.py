@@ -70,7 +70,7 @@ class Effort:
 
 
 #: For a dry run on a CPU, where every token takes long and no figure is a claim.
-DRY = Effort(repeats=1, questions=1, tokens=24, prompts=20)
+DRY = Effort(repeats=1, questions=1, tokens=8, prompts=6)
 
 
 @dataclass
@@ -126,7 +126,7 @@ def variants(card: bool) -> list[Variant]:
         Variant("int8 products", "marlin", {}, {"VLLM_MARLIN_INPUT_DTYPE": "int8"}, needs="Marlin's kernels"),
         Variant("n-gram, k = 2", "n-gram", lookup(2)),
         Variant("n-gram, k = 3", "n-gram", lookup(3)),
-        Variant("n-gram, k = 3 up to 2 at once", "n-gram", lookup(3, 2)),
+        Variant("n-gram, k = 3 up to 4 at once", "n-gram", lookup(3, 4)),
         *(
             Variant(f"attention by {name}", "attention", {"--attention-backend": name})
             for name in ("FLASHINFER", "FLEX_ATTENTION", "FLASH_ATTN")
@@ -244,7 +244,9 @@ def initialize(target: Target, url: str, deadline: float) -> None:
     raise CheckFailed("it did not become ready in time")
 
 
-def compare(start: Start, card: bool, limit_s: int, effort: Effort, shipped: Mapping[str, str]) -> dict[str, Any]:
+def compare(
+    start: Start, tried: Iterable[Variant], card: bool, limit_s: int, effort: Effort, shipped: Mapping[str, str]
+) -> dict[str, Any]:
     """Every variant, one after the other; prints the table and returns what goes into the file.
 
     `shipped` are the flags that variants change. Raises CheckFailed if not even the shipped service can be measured.
@@ -264,7 +266,7 @@ def compare(start: Start, card: bool, limit_s: int, effort: Effort, shipped: Map
     if base.fault:
         raise CheckFailed(f"{SHIPPED}: {base.fault}")
     best: dict[str, tuple[float, Variant]] = {}
-    for variant in variants(card):
+    for variant in tried:
         if all(shipped.get(flag) == value for flag, value in variant.flags.items()) and not variant.environment:
             continue
         outcome = one(variant, base)
@@ -292,11 +294,13 @@ def together(chosen: Iterable[Variant]) -> Variant:
 
 
 def profile_diff(shipped: Mapping[str, str], winner: Variant) -> str:
-    """The profile before and after, as a diff; empty if nothing changes."""
-    before = [f"{name} {value}".strip() for name, value in shipped.items()]
+    """The profile before and after, as a diff of its lines in profiles.py; empty if nothing changes."""
+
+    def lines(profile: Mapping[str, str]) -> list[str]:
+        return [f"{json.dumps(name)}: {json.dumps(value)}," for name, value in profile.items()]
+
     after = {**shipped, **winner.flags, **winner.environment}
-    lines = [f"{name} {value}".strip() for name, value in after.items()]
-    return "\n".join(difflib.unified_diff(before, lines, "profile as shipped", "profile recommended", n=0, lineterm=""))
+    return "\n".join(difflib.unified_diff(lines(shipped), lines(after), "shipped", "recommended", n=0, lineterm=""))
 
 
 def table(found: Iterable[Outcome]) -> str:

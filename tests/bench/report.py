@@ -16,6 +16,8 @@ REASONS = HERE / "reasons.toml"
 UNEXPLAINED = "met in the results that the repository holds; look at this run's spread and load before."
 
 Cells = list[dict[str, Any]]
+#: Of all cores, what an engine whose threads spin must have had for its tokens/s to count.
+OWN_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -299,10 +301,11 @@ def _drafts(cells: Cells) -> Iterable[str]:
     yield "| concurrent | k | tokens/s | middle half | pairs | tokens a step | answers that repeat 8 tokens |"
     yield "|---|---|---|---|---|---|---|"
     for level, peer in sorted({(cell["concurrency"], cell["peer"]) for cell in cells if cell["peer"] != "k=0"}):
-        speed = ratios(cells, "tokens_per_s", peer, "k=0", concurrency=level)
+        quiet = [cell for cell in cells if cell.get("share", 1) >= OWN_SHARE]
+        speed = ratios(quiet, "tokens_per_s", peer, "k=0", concurrency=level)
         own = [cell for cell in cells if (cell["concurrency"], cell["peer"]) == (level, peer)]
         a_step, circling = (statistics.median(cell[key] for cell in own) for key in ("tokens_a_step", "circling"))
-        low, middle, high = statistics.quantiles(speed, n=4) if len(speed) > 1 else speed * 3
+        low, middle, high = statistics.quantiles(speed, n=4) if len(speed) > 1 else (speed or [0.0]) * 3
         figures = f"{middle:.2f} | {low:.2f} to {high:.2f} | {len(speed)} | {a_step:.2f}"
         yield f"| {level} | {peer[2:]} | {figures} | {100 * circling:.0f} % |"
 

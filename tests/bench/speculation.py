@@ -8,13 +8,14 @@ without, and vLLM's own server at its defaults over HTTP: one at a time, in turn
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-from bench import load
+from bench import load, report
 from bench.servers import MAX_RUNNING, engine_environment, engine_flags, model_path, running
 from chatbot_llm.engine import profiles
 from chatbot_llm.rag.documents import behind_system, form_of, read
@@ -26,10 +27,10 @@ DRAFTS = (0, 2, 3, 4, 5, 6)
 ANSWER = 32
 #: Batches by level in one round of `drafts`, each of so many questions as run at once; every round has others.
 BATCHES = {1: 8, 2: 6, 4: 5, 10: 5}
-#: Questions of `served` by level. Together with those that warm a server up, none comes twice.
-SERVED = {1: 6, 2: 8, 4: 12, 10: 20}
+#: Questions of `served` by level, and those before them that warm a server up. None comes twice.
+SERVED, WARM = {1: 6, 2: 8, 4: 12, 10: 20}, 4
 #: What the service is served with: k by the requests at once, from what `drafts` shows.
-CHOSEN = variants.speculation(3, up_to=2, graphs=False)
+CHOSEN = variants.speculation(3, up_to=4, graphs=False)
 PEERS = {"without": ("service", {}), "lookup": ("service", CHOSEN), "vllm-defaults": ("vllm-defaults", {})}
 
 
@@ -64,10 +65,17 @@ class Engine:
         self._params = SamplingParams(temperature=0, max_tokens=ANSWER)
 
     def run(self, prompts: list[list[int]], k: int) -> dict[str, Any]:
-        """All prompts at once, k tokens drafted a step."""
+        """All prompts at once, k tokens drafted a step; up to three times, while others take the cores away."""
+        for _ in range(3):
+            found = self._run(prompts, k)
+            if found["share"] >= report.OWN_SHARE:
+                break
+        return found
+
+    def _run(self, prompts: list[list[int]], k: int) -> dict[str, Any]:
         self._scheduler.dynamic_sd_lookup = [k] * len(self._scheduler.dynamic_sd_lookup)
         answers: dict[str, list[int]] = {str(number): [] for number in range(len(prompts))}
-        steps, after_first, begun = 0, 0, time.perf_counter()
+        steps, after_first, begun, spent = 0, 0, time.perf_counter(), time.process_time()
         for name, prompt in zip(answers, prompts, strict=True):
             self._engine.add_request(name, {"prompt_token_ids": prompt}, self._params)
         while self._engine.has_unfinished_requests():
@@ -77,8 +85,10 @@ class Engine:
                     steps, after_first = steps + 1, after_first + len(tokens) - before
                 answers[out.request_id] = tokens
         took, tokens = time.perf_counter() - begun, sum(map(len, answers.values()))
+        # The engine's threads wait for each other by spinning: what they had of the cores is what others left them.
+        share = (time.process_time() - spent) / took / len(os.sched_getaffinity(0))
         found = {"peer": f"k={k}", "concurrency": len(prompts), "tokens": tokens, "tokens_per_s": tokens / took}
-        return {**found, "tokens_a_step": after_first / steps, "answers": [*answers.values()]}
+        return {**found, "tokens_a_step": after_first / steps, "share": share, "answers": [*answers.values()]}
 
 
 def sweep(turn: int) -> None:
@@ -134,7 +144,7 @@ def served(rounds: range, say: Callable[[str], None]) -> list[dict[str, Any]]:
             server_name, flags = PEERS[name]
             with running(server_name, flags=tuple(word for pair in flags.items() for word in pair)) as server:
                 at = len(requests) - sum(SERVED.values())
-                load.run(server, load.RAG, 4, at, 0, requests=requests[:at])
+                load.run(server, load.RAG, 4, WARM, 0, requests=requests[:WARM])
                 for level, count in SERVED.items():
                     some, at = requests[at : at + count], at + count
                     found = load.run(server, load.RAG, level, count, turn, requests=some)

@@ -82,7 +82,7 @@ def compare(weights: Path, real: bool) -> dict[str, Any]:
 
     shipped = {name: value or "" for name, value in profiles.FLAGS["t4"].items()}
     effort = variants.Effort(prompts=variants.Effort.prompts if real else 0)
-    return variants.compare(start, True, START_LIMIT_S, effort, shipped)
+    return variants.compare(start, variants.variants(card=True), True, START_LIMIT_S, effort, shipped)
 
 
 def main() -> int:
