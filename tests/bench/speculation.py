@@ -27,7 +27,7 @@ DRAFTS = (0, 2, 3, 4, 5, 6)
 ANSWER = 32
 #: Batches by level in one round of `drafts`, each of so many questions as run at once; every round has others.
 BATCHES = {1: 8, 2: 6, 4: 5, 10: 5}
-#: Questions of `served` by level, and those before them that warm a server up. None comes twice.
+#: Questions of `served` by level, half of them a cell, and those that warm a server up. None comes twice.
 SERVED, WARM = {1: 6, 2: 8, 4: 12, 10: 20}, 4
 #: What the service is served with: k by the requests at once, from what `drafts` shows.
 CHOSEN = variants.speculation(3, up_to=4, graphs=False)
@@ -146,10 +146,11 @@ def served(rounds: range, say: Callable[[str], None]) -> list[dict[str, Any]]:
                 at = len(requests) - sum(SERVED.values())
                 load.run(server, load.RAG, 4, WARM, 0, requests=requests[:WARM])
                 for level, count in SERVED.items():
-                    some, at = requests[at : at + count], at + count
-                    found = load.run(server, load.RAG, level, count, turn, requests=some)
-                    cells.append({"round": turn, **found, "peer": name})
-                    say(_line(cells[-1]))
+                    for half in range(2):
+                        some, at = requests[at : at + count // 2], at + count // 2
+                        found = load.run(server, load.RAG, level, len(some), turn, requests=some)
+                        cells.append({"turn": turn, "round": 2 * turn + half, **found, "peer": name})
+                        say(_line(cells[-1]))
     return cells
 
 
