@@ -296,7 +296,7 @@ def _loads(cells: Cells) -> Iterable[str]:
 def _drafts(cells: Cells) -> Iterable[str]:
     yield "Questions with four passages (code/examples/rag/questions.json), k drafted tokens a step against none, same"
     yield "engine, decoding only: medians of the pairs, and where the middle half of their tokens/s lies. The first"
-    yield "token's step is not counted."
+    yield "token's step is not counted. Where a spread is wide, another process had a core (NOTES.md)."
     yield ""
     yield "| concurrent | k | tokens/s | middle half | pairs | tokens a step | answers that repeat 8 tokens |"
     yield "|---|---|---|---|---|---|---|"
