@@ -231,7 +231,7 @@ def compare(args: argparse.Namespace, plan: Plan, port: int, card: Card | None) 
 
     def start(flags: Mapping[str, str], environment: Mapping[str, str]) -> tuple[Target, str]:
         words = [*args.flags, *(word for pair in flags.items() for word in pair)]
-        inside = plan.as_fc(plan.port if card else port) | environment
+        inside = {**plan.as_fc(plan.port if card else port), **environment}
         url = f"http://127.0.0.1:{port}"
         return (Container(args.image, words, inside, port, plan.port) if card else Process(words, inside, port)), url
 
