@@ -99,7 +99,7 @@ $(VENV)/bench: tests/bench/requirements.txt $(VENV)/service
 	touch $@
 
 .PHONY: bench
-bench: $(VENV)/bench ## Measure the service against its peers, 13 minutes, a quiet machine (ARGS='--all --rounds 3': 45)
+bench: $(VENV)/bench ## Measure the service against its peers, 13 minutes, a quiet machine (ARGS='--all --rounds 3': 80)
 	PYTHONPATH=tests:code $(BIN)/python -m bench $(ARGS)
 	$(BIN)/python tests/docs/readme.py
 

@@ -1,24 +1,26 @@
 """Start the image on this machine's GPU as Function Compute starts it, try it, take it down: `make local-test`.
 
 FC's order, with the limits of s.yaml: environment, TCP connect, POST /initialize, the first health check (which may
-not fail), traffic, POST /invoke, GET /pre-stop, SIGTERM. On a T4 also the acceptance run, and what the run has
-compiled is kept for the next image (infra/image/warm). Without a GPU the same is done with the CPU build, and said so;
-with --scripted it is the image, whose engine then answers from a script.
+not fail), traffic, POST /invoke, GET /pre-stop, SIGTERM. On a T4 also the acceptance run; what the run has compiled
+is kept for the next image (infra/image/warm), and then flags are compared (variants.py). Without a GPU the same is
+done with the CPU build, and said so; with --scripted it is the image, whose engine then answers from a script.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,8 @@ import yaml
 from infra import ROOT
 from infra.errors import CheckFailed, InfraError, TimedOut
 from infra.fc.quotas import LISTEN_WITHIN_S
-from infra.image.target import Container, Process, Target, gpu
+from infra.image import variants
+from infra.image.target import Card, Container, Process, Target, gpu
 
 WARM = Path(__file__).with_name("warm")
 T4_CAPABILITY = "7.5"
@@ -179,6 +182,14 @@ def free_port() -> int:
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", default="chatbot-llm:local", help="local, or pulled (default: %(default)s)")
     parser.add_argument("--scripted", action="store_true", help="the image without a GPU and without its model")
+    parser.add_argument(
+        "--variants",
+        nargs="?",
+        const="",
+        metavar="WORD",
+        help="compare flags afterwards, those with WORD in their name (default: all on a T4, 40 minutes; else none)",
+    )
+    parser.add_argument("--no-variants", action="store_true", help="not even on a T4")
     parser.add_argument("--port", type=int, help="on this machine (default: a free one)")
     parser.add_argument("flags", nargs="*", help="vLLM flags after --, as for the image")
 
@@ -207,7 +218,33 @@ def run(args: argparse.Namespace) -> None:
             "whose container --scripted tries"
         )
         target = Process(args.flags, plan.as_fc(port), port)
-    drill(target, plan, port, checks, keep_warm=bool(card and card.capability == T4_CAPABILITY))
+    on_t4 = bool(card and card.capability == T4_CAPABILITY)
+    drill(target, plan, port, checks, keep_warm=on_t4)
+    if (on_t4 or args.variants is not None) and not args.no_variants:
+        compare(args, plan, port, card)
+
+
+def compare(args: argparse.Namespace, plan: Plan, port: int, card: Card | None) -> None:
+    """Flags against flags, each variant as the image, or as a process where there is no card. Raises CheckFailed."""
+    sys.path.append(str(ROOT / "code"))
+    from chatbot_llm.engine import profiles
+
+    def start(flags: Mapping[str, str], environment: Mapping[str, str]) -> tuple[Target, str]:
+        words = [*args.flags, *(word for pair in flags.items() for word in pair)]
+        inside = {**plan.as_fc(plan.port if card else port), **environment}
+        url = f"http://127.0.0.1:{port}"
+        return (Container(args.image, words, inside, port, plan.port) if card else Process(words, inside, port)), url
+
+    shipped = {name: value or "" for name, value in profiles.FLAGS["t4" if card else "cpu"].items()}
+    effort = variants.Effort() if card else variants.DRY
+    tried = [variant for variant in variants.variants(bool(card)) if (args.variants or "") in variant.name]
+    compared = variants.compare(start, tried, bool(card), plan.initializer_s, effort, shipped)
+    name = re.sub(r"[^a-z0-9]+", "-", card.name.lower()) if card else "cpu"
+    about = {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "card": asdict(card) if card else "none: a dry run",
+    }
+    variants.write(ROOT / "build" / f"variants-{name}.json", about, compared)
 
 
 def drill(target: Target, plan: Plan, port: int, checks: Sequence[str], keep_warm: bool) -> None:

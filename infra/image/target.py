@@ -117,10 +117,10 @@ class Container:
 class Process:
     """`python -m chatbot_llm` of this checkout, in this environment."""
 
-    def __init__(self, flags: Sequence[str], environment: Mapping[str, str], port: int) -> None:
+    def __init__(self, flags: Sequence[str], environment: Mapping[str, str], port: int, profile: str = "cpu") -> None:
         self._command = [sys.executable, "-m", "chatbot_llm", "--host", "127.0.0.1", "--port", str(port), *flags]
         path = os.pathsep.join(filter(None, (str(ROOT / "code"), os.environ.get("PYTHONPATH", ""))))
-        self._environment = {**os.environ, **environment, "CHATBOT_PROFILE": "cpu", "PYTHONPATH": path}
+        self._environment = {**os.environ, **environment, "CHATBOT_PROFILE": profile, "PYTHONPATH": path}
         self._log = Path(tempfile.mkdtemp(prefix="local-test-")) / "log"
         self._process: subprocess.Popen[bytes] | None = None
 

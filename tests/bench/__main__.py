@@ -19,14 +19,16 @@ from bench import plots, report
 from support.machine import machine
 
 #: Left out unless they are named or everything is asked for: with them a run takes over a quarter of an hour.
-LONG = ("defaults",)
+LONG = ("defaults", "drafts", "speculation")
 RESULTS = Path(__file__).with_name("results")
 FILE = RESULTS / "cpu.json"
 
 
-def sections(rounds: int, say: Callable[[str], None]) -> dict[str, Callable[[], Any]]:
-    """name -> what measures it, cheapest to lose last."""
-    from bench import cold, start, throughput, transport
+def sections(
+    rounds: int, say: Callable[[str], None], kept: dict[str, list[dict[str, Any]]]
+) -> dict[str, Callable[[], Any]]:
+    """name -> what measures it, cheapest to lose last. Sections in `kept` go on after the rounds that are there."""
+    from bench import cold, speculation, start, throughput, transport
     from bench.servers import running
 
     def loaded() -> dict[str, Any]:
@@ -41,6 +43,13 @@ def sections(rounds: int, say: Callable[[str], None]) -> dict[str, Callable[[], 
             start.first_token_ms(ours, "Is this the first question?")
             return start.wake(ours, max(3, rounds), say)  # one pair is some hundred milliseconds: too little alone
 
+    def more(
+        name: str, measure: Callable[[range, Callable[[str], None]], list[dict[str, Any]]]
+    ) -> list[dict[str, Any]]:
+        before = kept.get(name, [])
+        first = 1 + max((cell.get("turn", cell["round"]) for cell in before), default=-1)
+        return before + measure(range(first, first + rounds), say)
+
     return {
         "start": lambda: start.measure(max(2, rounds - 1), say),
         "cold": lambda: cold.measure(max(2, rounds - 1), say),
@@ -52,16 +61,21 @@ def sections(rounds: int, say: Callable[[str], None]) -> dict[str, Callable[[], 
         "prefix": lambda: throughput.prefix(say),
         "others": lambda: throughput.others(rounds, say),
         "defaults": lambda: throughput.defaults(rounds, say),
+        "drafts": lambda: more("drafts", speculation.drafts),
+        "speculation": lambda: more("speculation", speculation.served),
     }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
-        "section", nargs="*", help="start cold throughput transport ceiling health wake prefix others defaults"
+        "section",
+        nargs="*",
+        help="start cold throughput transport ceiling health wake prefix others defaults drafts speculation",
     )
     parser.add_argument("--rounds", type=int, default=1, help="paired repetitions of a cell (%(default)s)")
-    parser.add_argument("--all", action="store_true", help=f"every section, {' and '.join(LONG)} as well")
+    parser.add_argument("--all", action="store_true", help=f"every section, {', '.join(LONG)} as well")
+    parser.add_argument("--more", action="store_true", help="drafts, speculation: rounds beside those that are there")
     parser.add_argument("--report", action="store_true", help="only generate BENCHMARKS.md and the plots")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an ended run takes its servers with it
@@ -72,7 +86,8 @@ def main() -> int:
         def say(text: str) -> None:
             print(f"[{time.monotonic() - begun:5.0f} s] {text}", flush=True)
 
-        known = sections(args.rounds, say)
+        had = {name: results[name]["data"] for name in ("drafts", "speculation") if args.more and name in results}
+        known = sections(args.rounds, say, had)
         if wrong := set(args.section) - set(known):
             parser.error(f"no section {', '.join(sorted(wrong))}: there are {', '.join(known)}")
         for name in args.section or [one for one in known if args.all or one not in LONG]:

@@ -28,6 +28,8 @@ class Shape:
 #: RAG as the service sees it: a long context with a short answer, and a short question with a long answer.
 LONG_PROMPT = Shape("long prompt, short answer", 512, 24)
 LONG_ANSWER = Shape("short prompt, long answer", 32, 96)
+#: Given messages; lengths are theirs, and an answer ends where the model ends it.
+RAG = Shape("questions with passages", 0, 0)
 
 
 @functools.cache
@@ -46,14 +48,24 @@ def prompts(shape: Shape, count: int, seed: int) -> list[Any]:
     )
 
 
-def run(server: Server, shape: Shape, concurrency: int, count: int, seed: int) -> dict[str, Any]:
+def chats(conversations: list[list[dict[str, Any]]], answer: int) -> list[Any]:
+    """Requests of given messages, answered with at most so many tokens."""
+    from vllm.benchmarks.datasets import SampleRequest
+
+    return [SampleRequest("", 0, answer, request_id=str(n), chat_messages=m) for n, m in enumerate(conversations)]
+
+
+def run(
+    server: Server, shape: Shape, concurrency: int, count: int, seed: int, requests: list[Any] | None = None
+) -> dict[str, Any]:
     """Send `count` requests, `concurrency` at a time; one cell. Latencies are ms.
 
+    `requests` are sent instead of random ones, and end where the model ends them.
     Raises RuntimeError with the first error when none is answered; the cell counts the others that failed.
     """
     from vllm.benchmarks import serve
 
-    requests = prompts(shape, count, seed)
+    ignore_eos, requests = requests is None, requests or prompts(shape, count, seed)
     before = server.cpu_s()
     # "Peak concurrent requests" is drawn with a package that is not needed here: keep its advice off the screen.
     with contextlib.redirect_stdout(io.StringIO()):
@@ -75,7 +87,7 @@ def run(server: Server, shape: Shape, concurrency: int, count: int, seed: int) -
                 profile=False,
                 selected_percentile_metrics=["ttft", "tpot", "itl", "e2el"],
                 selected_percentiles=[50, 95, 99],
-                ignore_eos=True,
+                ignore_eos=ignore_eos,
                 goodput_config_dict={},
                 max_concurrency=concurrency,
                 lora_modules=None,

@@ -14,6 +14,8 @@ REASONS = HERE / "reasons.toml"
 UNEXPLAINED = "met in the results that the repository holds; look at this run's spread and load before."
 
 Cells = list[dict[str, Any]]
+#: Of all cores, what an engine whose threads spin must have had for its tokens/s to count.
+OWN_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,38 @@ def rows(results: dict[str, Any]) -> Iterable[Row]:
         at_most(0.5),
         [known["ttft_p50_ms"] / new["ttft_p50_ms"] for new, known in zip(contexts[::2], contexts[1::2], strict=True)],
     )
+    found = data("drafts")
+    yield Row(
+        "a-step",
+        "tokens a step with 3 drafted by lookup, questions with passages, 1 concurrent",
+        ">= 1.50",
+        at_least(1.5),
+        [cell["tokens_a_step"] for cell in found if (cell["peer"], cell["concurrency"]) == ("k=3", 1)],
+    )
+    yield Row(
+        "identical",
+        "of greedy answers, the same with 2 to 6 drafted",
+        ">= 1.00",
+        at_least(1.0),
+        [c["same"] for c in found],
+    )
+    chosen = data("speculation")
+    for level in (1, 2, 4, 10):
+        yield Row(
+            f"lookup-{level}",
+            f"tokens/s of the service, k by batch size, against without, {level} concurrent",
+            ">= 0.98",
+            at_least(0.98),
+            ratios(chosen, "tokens_per_s", "lookup", "without", concurrency=level),
+        )
+    for level, goal in ((1, 1.3), (2, 1.3), (10, 1.0)):
+        yield Row(
+            f"lookup-defaults-{level}",
+            f"the same against vLLM's own server at its defaults, {level} concurrent",
+            f">= {goal:.2f}",
+            at_least(goal),
+            ratios(chosen, "tokens_per_s", "lookup", "vllm-defaults", concurrency=level),
+        )
 
 
 def render(results: dict[str, Any]) -> str:
@@ -183,6 +217,8 @@ def render(results: dict[str, Any]) -> str:
         lines += ["![tokens/s and TTFT against concurrency](results/throughput.svg)", ""]
     if cells := results.get("start", {}).get("data"):
         lines += ["## Where a start goes", "", *_phases(cells), ""]
+    if cells := results.get("drafts", {}).get("data"):
+        lines += ["## Speculation by lookup", "", *_drafts(cells), ""]
     lines += ["## Measured on", "", *_machines(results), ""]
     return "\n".join(lines)
 
@@ -226,6 +262,23 @@ def machine(box: dict[str, Any]) -> str:
     """One line about what a section was measured on."""
     versions = ", ".join(f"{package} {version}" for package, version in box["versions"].items())
     return f"{box['cpu']}, {box['cores']} cores, {box['memory_gib']} GiB; Python {box['python']}; {versions}"
+
+
+def _drafts(cells: Cells) -> Iterable[str]:
+    yield "Questions with four passages (code/examples/rag/questions.json), k drafted tokens a step against none, same"
+    yield "engine, decoding only: medians of the pairs, and where the middle half of their tokens/s lies. The first"
+    yield "token's step is not counted. Where a spread is wide, another process had a core (NOTES.md)."
+    yield ""
+    yield "| concurrent | k | tokens/s | middle half | pairs | tokens a step | answers that repeat 8 tokens |"
+    yield "|---|---|---|---|---|---|---|"
+    for level, peer in sorted({(cell["concurrency"], cell["peer"]) for cell in cells if cell["peer"] != "k=0"}):
+        quiet = [cell for cell in cells if cell.get("share", 1) >= OWN_SHARE]
+        speed = ratios(quiet, "tokens_per_s", peer, "k=0", concurrency=level)
+        own = [cell for cell in cells if (cell["concurrency"], cell["peer"]) == (level, peer)]
+        a_step, circling = (statistics.median(cell[key] for cell in own) for key in ("tokens_a_step", "circling"))
+        low, middle, high = statistics.quantiles(speed, n=4) if len(speed) > 1 else (speed or [0.0]) * 3
+        figures = f"{middle:.2f} | {low:.2f} to {high:.2f} | {len(speed)} | {a_step:.2f}"
+        yield f"| {level} | {peer[2:]} | {figures} | {100 * circling:.0f} % |"
 
 
 def _machines(results: dict[str, Any]) -> Iterable[str]:

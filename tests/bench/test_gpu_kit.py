@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoTokenizer
 from bench.gpu.__main__ import FLAGS
 from bench.gpu.checkpoint import make
 from bench.gpu.roofline import Shapes, most_tokens_per_s
-from bench.servers import running
+from bench.servers import ROOT, running
 
 #: The same architecture, small; every size divisible as the real one's are.
 TINY = Shapes(layers=2, hidden=256, intermediate=512, heads=4, kv_heads=2, vocabulary=320)
@@ -35,6 +35,17 @@ def test_a_step_reads_the_packed_weights_their_scales_and_the_output_layer() -> 
 
 def test_a_t4_cannot_give_one_stream_more_than_72_tokens_a_second() -> None:
     assert most_tokens_per_s(Shapes(), 320e9, 1, 0) == pytest.approx(71.8, rel=5e-3)
+
+
+def test_the_forecast_in_the_readme_is_this_arithmetic() -> None:
+    """Bandwidth, and a step's time over that of reading, as code/README.md says they were seen on a T4."""
+    most = most_tokens_per_s(Shapes(), 275.9e9, 1, 0)
+    low, high = round(most / 1.69), round(most / 1.26)
+    for document in ("README.md", "README.zh-CN.md", "code/README.md"):
+        assert (
+            f"{low} to {high} tokens/s" in (page := (ROOT / document).read_text())
+            or f"{low} 到 {high} tokens/s" in page
+        )
 
 
 def test_ten_streams_share_the_weights_but_not_the_kv_cache() -> None:

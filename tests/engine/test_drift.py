@@ -5,6 +5,7 @@ Run this first after changing the version: what fails here is what to look at in
 
 import importlib.util
 import inspect
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from chatbot_llm.engine.protocols.base import EngineRequest, Protocol
 from chatbot_llm.engine.vllm_engine import _obey_tools, _register_parser, engine_modules
 from chatbot_llm.engine.vllm_errors import refusal
 from chatbot_llm.routes import fields, validation
+from infra.image import variants
 
 # What vLLM, torch and transformers warn of while being imported is theirs.
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
@@ -139,6 +141,30 @@ def test_every_default_flag_is_still_a_flag(profile: str) -> None:
     known = {option for action in parser._actions for option in action.option_strings}
     used = {flag for flag in {**profiles.COMMON, **profiles.FLAGS[profile]}}
     assert used - known == set()
+
+
+def test_what_is_compared_on_a_card_is_vllms_to_read() -> None:
+    from vllm.config import CompilationConfig, SpeculativeConfig
+    from vllm.config.compilation import CUDAGraphMode
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.envs import environment_variables
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum
+    from vllm.v1.spec_decode.dynamic.utils import build_dynamic_sd_schedule_lookup as lookup
+
+    parser = make_arg_parser(FlexibleArgumentParser())
+    known = {option for action in parser._actions for option in action.option_strings}
+    for variant in variants.variants(card=True):
+        assert set(variant.flags) <= known and set(variant.environment) <= set(environment_variables)
+        if backend := variant.flags.get("--attention-backend"):
+            assert backend in AttentionBackendEnum.__members__
+        compiled = json.loads(variant.flags.get("--compilation-config", "{}"))
+        assert set(compiled) <= set(CompilationConfig.__dataclass_fields__)
+        assert compiled.get("cudagraph_mode", "NONE") in CUDAGraphMode.__members__
+        drafted = json.loads(variant.flags.get("--speculative-config", "{}"))
+        assert set(drafted) <= set(SpeculativeConfig.__dataclass_fields__)
+        if schedule := drafted.get("num_speculative_tokens_per_batch_size"):
+            assert lookup(schedule, 16, drafted["num_speculative_tokens"])[1:] == [3] * 4 + [0] * 12
 
 
 def test_renamed_flags_are_really_gone_and_their_successors_are_there() -> None:

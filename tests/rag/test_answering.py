@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 from anthropic.types import CitationCharLocation, TextBlock
-from openai.types.responses import ResponseOutputMessage, ResponseOutputText
+from openai.types.responses import ResponseOutputMessage, ResponseOutputText, ResponseOutputTextAnnotationAddedEvent
+from openai.types.responses.response_output_text_annotation_added_event import AnnotationURLCitation
 
 from chatbot_llm.rag.documents import INSTRUCTION
 from in_process import Client, Make
@@ -138,6 +139,19 @@ def test_a_stream_of_responses_says_the_same_in_every_event_that_has_the_text(cl
     assert events["response.content_part.done"]["part"]["annotations"] == item["content"][0]["annotations"]
     for each in (last, events["response.output_item.done"]["item"]):
         assert each["content"] == item["content"] and each["grounding"] == item["grounding"]
+
+
+def test_a_stream_of_responses_adds_its_annotations_one_by_one(client: Client) -> None:
+    """The AI SDK takes its sources from these events."""
+    events = named(client.post("/v1/responses", json={**RESPONSES, "stream": True}))
+    added = [each for each in events if each["type"] == "response.output_text.annotation.added"]
+    (done,) = [each for each in events if each["type"] == "response.content_part.done"]
+    assert [each["annotation"] for each in added] == done["part"]["annotations"] != []
+    assert [each["annotation_index"] for each in added] == [0, 1] and added[0]["item_id"] == done["item_id"]
+    assert [each["sequence_number"] for each in events] == list(range(len(events))), "none twice, none left out"
+    cited = ResponseOutputTextAnnotationAddedEvent.model_validate(added[1]).annotation
+    assert isinstance(cited, AnnotationURLCitation) and cited.end_index > cited.start_index
+    assert events.index(added[-1]) + 1 == events.index(done)
 
 
 def test_messages_have_citations_that_anthropics_client_takes(client: Client) -> None:

@@ -5,6 +5,7 @@ What documents and citations are, `documents` and `citations` know; here stands 
 
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import Any
 
 from chatbot_llm.engine.protocols import PROTOCOLS
 from chatbot_llm.engine.protocols.base import EngineRequest
@@ -16,6 +17,8 @@ from chatbot_llm.sse import framed, one_line
 
 #: Annotations, in a chat's form, and grounding of a text.
 Checked = Callable[[str], Awaitable[tuple[list[Body], Body]]]
+#: What a form keeps of one stream: what each part has said so far, how many events were put in.
+State = dict[int | str, Any]
 #: What changes how a chat's prompt is written: all that a count of its tokens needs.
 _COUNTED = "messages tools chat_template_kwargs add_generation_prompt continue_final_message add_special_tokens".split()
 
@@ -45,15 +48,15 @@ class Form:
             annotations, grounding = await checked(choice["message"].get("content") or "")
             choice["message"] |= {"annotations": annotations, "grounding": grounding}
 
-    async def event(self, event: bytes, texts: dict[int, str], checked: Checked, shown: Sequence[Document]) -> bytes:
-        """An event of a stream with the citations that belong into it; `texts` keeps what each part has said so far."""
+    async def event(self, event: bytes, state: State, checked: Checked, shown: Sequence[Document]) -> bytes:
+        """An event of a stream with the citations that belong into it; `state` is the stream's."""
         chunk = json.loads(event[6:]) if event.startswith(b"data: {") else {}
         ended = False
         for choice in chunk.get("choices", ()):
             at = choice["index"]
-            texts[at] = texts.get(at, "") + (choice["delta"].get("content") or "")
+            state[at] = state.get(at, "") + (choice["delta"].get("content") or "")
             if choice.get("finish_reason"):
-                annotations, grounding = await checked(texts[at])
+                annotations, grounding = await checked(state[at])
                 choice["delta"] |= {"annotations": annotations, "grounding": grounding}
                 ended = True
         return one_line(framed(chunk)).encode() if ended else event
@@ -82,16 +85,33 @@ class ResponsesForm(Form):
         for item in answer["output"]:
             await self._item(item, checked)
 
-    async def event(self, event: bytes, texts: dict[int, str], checked: Checked, shown: Sequence[Document]) -> bytes:
+    async def event(self, event: bytes, state: State, checked: Checked, shown: Sequence[Document]) -> bytes:
         name = event[7 : event.index(b"\n")]
-        if name not in self._HOLD:
+        if name not in self._HOLD and "added" not in state:
             return event
         data = json.loads(event[event.index(b"data: ") + 6 :])
+        data["sequence_number"] += state.get("added", 0)
+        if name not in self._HOLD:
+            return one_line(framed(data, name.decode())).encode()
+        events = []
         if "part" in data:
             await self._part(data["part"], checked)
+            events = self._added(data)
+            state["added"] = state.get("added", 0) + len(events)
         for item in [data["item"]] if "item" in data else data.get("response", {}).get("output", ()):
             await self._item(item, checked)
-        return one_line(framed(data, name.decode())).encode()
+        return one_line("".join([*events, framed(data, name.decode())])).encode()
+
+    def _added(self, done: Body) -> list[str]:
+        """The events that tell of a part's annotations one by one, before `done`, which moves behind them."""
+        kind, first = "response.output_text.annotation.added", done["sequence_number"]
+        where = {name: done[name] for name in ("item_id", "output_index", "content_index")}
+        events = [
+            {"type": kind, "sequence_number": first + at, **where, "annotation_index": at, "annotation": each}
+            for at, each in enumerate(done["part"].get("annotations", ()))
+        ]
+        done["sequence_number"] += len(events)
+        return [framed(event, kind) for event in events]
 
     async def _item(self, item: Body, checked: Checked) -> None:
         for part in item["content"] if item.get("type") == "message" else ():
@@ -149,7 +169,7 @@ class MessagesForm(Form):
                 annotations, block["grounding"] = await checked(block["text"])
                 block["citations"] = [_located(each, shown) for each in annotations]
 
-    async def event(self, event: bytes, texts: dict[int, str], checked: Checked, shown: Sequence[Document]) -> bytes:
+    async def event(self, event: bytes, state: State, checked: Checked, shown: Sequence[Document]) -> bytes:
         name = event[7 : event.index(b"\n")]
         if name not in (b"content_block_delta", b"content_block_stop"):
             return event
@@ -157,11 +177,11 @@ class MessagesForm(Form):
         at = data["index"]
         if name == b"content_block_delta":
             if data["delta"].get("type") == "text_delta":
-                texts[at] = texts.get(at, "") + data["delta"]["text"]
+                state[at] = state.get(at, "") + data["delta"]["text"]
             return event
-        if at not in texts:
+        if at not in state:
             return event
-        annotations, data["grounding"] = await checked(texts[at])
+        annotations, data["grounding"] = await checked(state[at])
         kind = "content_block_delta"
         deltas = [{"type": "citations_delta", "citation": _located(each, shown)} for each in annotations]
         events = [framed({"type": kind, "index": at, "delta": delta}, kind) for delta in deltas]
@@ -203,7 +223,7 @@ async def annotated(
     events: AsyncGenerator[bytes, None], form: Form, checked: Checked, shown: Sequence[Document]
 ) -> AsyncGenerator[bytes, None]:
     """A stream's pieces as they come, citations in their places."""
-    texts: dict[int, str] = {}
+    state: State = {}
     async for piece in events:
         parts = [part + b"\n\n" for part in piece.split(b"\n\n") if part]
-        yield b"".join([await form.event(part, texts, checked, shown) for part in parts])
+        yield b"".join([await form.event(part, state, checked, shown) for part in parts])

@@ -11,11 +11,15 @@ import re
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bench.gpu import bandwidth, checkpoint
 from bench.gpu.roofline import Shapes, most_tokens_per_s
+from chatbot_llm.engine import profiles
+from infra.image import variants
+from infra.image.target import Process, Target
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 #: The T4's own kernels, so that another card is judged by the same code (README.md beside this file).
@@ -65,28 +69,44 @@ def judge(cells: list[dict[str, Any]], shapes: Shapes, speed: float) -> dict[str
     return found
 
 
+def compare(weights: Path, real: bool) -> dict[str, Any]:
+    """The T4's profile against its variants (infra/image/variants.py), on this card and these weights."""
+    from bench.servers import START_LIMIT_S, free_port
+
+    def start(flags: Mapping[str, str], environment: Mapping[str, str]) -> tuple[Target, str]:
+        words = ["--model", str(weights), *(word for pair in flags.items() for word in pair)]
+        port = free_port()
+        # Random weights have no language: no self-test, and no answers that could be right.
+        quiet = {} if real else {"CHATBOT_SELF_TEST": "false"}
+        return Process(words, {**quiet, **environment}, port, profile="t4"), f"http://127.0.0.1:{port}"
+
+    shipped = {name: value or "" for name, value in profiles.FLAGS["t4"].items()}
+    effort = variants.Effort(prompts=variants.Effort.prompts if real else 0)
+    return variants.compare(start, variants.variants(card=True), True, START_LIMIT_S, effort, shipped)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
     parser.add_argument("--weights", type=Path, help="a folder with the real checkpoint")
     parser.add_argument("--folder", type=Path, default=Path("build/qwen2.5-7b-shapes"), help="where to make one")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--card-kernels", action="store_true", help="the card's best kernels instead of the T4's")
+    parser.add_argument("--variants", action="store_true", help="only the T4's flags against others, about 40 minutes")
     args = parser.parse_args()
     shapes = Shapes()
-    os.environ["BENCH_MODEL"] = str(args.weights or checkpoint.make(args.folder, shapes))
+    weights = args.weights or checkpoint.make(args.folder, shapes)
+    about = {"when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "card": card()}
+    about |= {"weights": "real" if args.weights else "random, seed fixed"}
+    suffix = f"{re.sub(r'[^a-z0-9]+', '-', about['card']['name'].lower())}.json"
+    if args.variants:
+        variants.write(RESULTS / f"variants-{suffix}", about, compare(weights, bool(args.weights)))
+        return 0
+    os.environ["BENCH_MODEL"] = str(weights)
     # In a process of its own, which gives the card's memory back.
     speed = float(subprocess.check_output([sys.executable, "-m", bandwidth.__name__], text=True))
-    about = card()
     cells = measure(args.rounds, () if args.card_kernels else T4_KERNELS)
-    results = {
-        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "card": about,
-        "weights": "real" if args.weights else "random, seed fixed",
-        "judged": judge(cells, shapes, speed),
-        "data": cells,
-    }
-    path = RESULTS / f"gpu-{re.sub(r'[^a-z0-9]+', '-', about['name'].lower())}.json"
-    path.write_text(json.dumps(results, indent=1, default=float) + "\n")
+    results = {**about, "judged": judge(cells, shapes, speed), "data": cells}
+    (RESULTS / f"gpu-{suffix}").write_text(json.dumps(results, indent=1, default=float) + "\n")
     print(json.dumps(results["judged"], indent=1))
     return 0
 

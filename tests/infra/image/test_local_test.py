@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -62,6 +63,20 @@ def test_without_a_gpu_the_cpu_build_goes_through_every_step(run: Run, tmp_path:
     assert steps(finished.stdout) == STEPS
     assert "local-test passed" in finished.stdout
     assert left_behind("18731") == []
+
+
+def test_flags_are_compared_when_asked_to_and_a_file_is_left(run: Run) -> None:
+    finished = run("--port", "18732", "--variants", "k = 2")
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    file = ROOT / "build" / "variants-cpu.json"
+    found = json.loads(file.read_text())
+    file.unlink()
+    assert found["card"] == "none: a dry run"
+    assert [each["name"] for each in found["variants"]] == ["as shipped", "n-gram, k = 2", "as shipped, again"]
+    for each in found["variants"]:
+        assert each["fault"] == "" and all(each["ttft_ms"].values()) and all(each["tokens_per_s"].values())
+        assert f"| {each['name']} | " in finished.stdout
+    assert left_behind("18732") == []
 
 
 def test_an_engine_that_cannot_load_fails_with_its_log(run: Run) -> None:
