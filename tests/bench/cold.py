@@ -48,11 +48,11 @@ def start(name: str, env: dict[str, str] | None = None) -> dict[str, Any]:
 def resident() -> Iterator[int]:
     """Bytes in the page cache of each file that has some, of the interpreter's libraries, the code and the model."""
     paths = sysconfig.get_paths()
-    for root in {paths["stdlib"], paths["platstdlib"], paths["purelib"], str(ROOT / "code"), model_path()}:
-        for folder, _, names in os.walk(root):
-            for name in names:
-                if size := _cached(Path(folder, name)):
-                    yield size
+    roots = [paths["stdlib"], paths["platstdlib"], paths["purelib"], str(ROOT / "code"), model_path()]
+    # One of these folders may lie in another; each file counts once.
+    for path in {Path(folder, name) for root in roots for folder, _, names in os.walk(root) for name in names}:
+        if size := _cached(path):
+            yield size
 
 
 _mincore = ctypes.CDLL(None, use_errno=True).mincore

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from chatbot_llm.engine import profiles
+from chatbot_llm.engine import profiles, tool_calls
 from chatbot_llm.engine import weights as models
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -103,6 +103,7 @@ def gguf_path() -> str:
 def engine_flags(path: str) -> list[str]:
     """The service's own flags for this kind of machine, for a server that knows no profiles."""
     _, flags = profiles.take(profiles.arguments(profiles.pick("auto"), []), "--model")
+    flags = ["hermes" if flag == tool_calls.PARSER else flag for flag in flags]  # ours is vLLM's under another name
     return ["--model", path, *flags, "--served-model-name", model_name()]
 
 

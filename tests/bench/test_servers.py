@@ -68,3 +68,8 @@ def test_a_cell_of_nothing_but_failures_is_an_error(broken: servers.Server) -> N
     ended = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
     assert ended.returncode == 1
     assert "RuntimeError: broken answered none of 2 requests: " in ended.stderr
+
+
+def test_vllms_server_is_given_no_parser_that_only_the_service_has() -> None:
+    flags = servers.engine_flags("a-model")
+    assert flags[flags.index("--tool-call-parser") + 1] == "hermes"
