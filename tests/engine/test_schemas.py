@@ -5,12 +5,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from decimal import Decimal
 from threading import Event
 from typing import Any, Literal
-from uuid import UUID
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import UUID4, BaseModel, Field, SecretStr
 
 from callers import Events, Later, Line, post_bytes
 from chatbot_llm.settings import Settings
@@ -83,7 +83,9 @@ class Address(BaseModel):
 
 
 class Customer(BaseModel):
-    id: UUID
+    id: UUID4
+    secret: SecretStr
+    credit: Decimal = Field(max_digits=8, decimal_places=2)
     name: str = Field(min_length=1, max_length=100)
     email: str = Field(json_schema_extra={"format": "email"})
     addresses: list[Address] = Field(min_length=1, max_length=3)
@@ -97,8 +99,13 @@ ORDINARY: dict[str, dict[str, Any]] = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "type": "object",
         "properties": {
-            "id": {"type": "string", "format": "uuid"},
-            "email": {"type": "string", "format": "email"},
+            "id": {
+                "type": "string",
+                "format": "uuid",
+                "pattern": "^([0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-.{17}|0{8})$",
+            },
+            "email": {"type": "string", "format": "email", "pattern": "^(?!\\.)(?!.*\\.\\.)[A-Za-z0-9_'+.-]+@[a-z]+$"},
+            "phone": {"type": "string", "format": "e164", "pattern": "^\\+[1-9]\\d{6,14}$"},
             "name": {"type": "string", "minLength": 2, "maxLength": 50},
             "bio": {"type": "string", "maxLength": 500},
             "age": {"type": "integer", "minimum": 0, "maximum": 9007199254740991},

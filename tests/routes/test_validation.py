@@ -277,10 +277,25 @@ def test_the_operator_can_allow_grammars_of_the_callers_own(wanted: dict[str, An
         ({"type": "number", "maximum": 1.7976931348623157e308, "minimum": -5}, {"type": "number", "minimum": -5}),
         ({"type": "array", "uniqueItems": False}, {"type": "array"}),
         ({"type": "string", "format": "email", "pattern": "^(?!\\.)a@b$"}, {"type": "string", "format": "email"}),
+        ({"type": "string", "format": "cuid2", "pattern": "^[0-9a-z]+$"}, {"type": "string", "pattern": "^[0-9a-z]+$"}),
+        (
+            {"type": "string", "format": "time", "pattern": "^(?:\\d){2}$"},
+            {"type": "string", "pattern": "^(?:\\d){2}$"},
+        ),
+        ({"type": "string", "format": "password"}, {"type": "string"}),
+        (
+            {"type": "string", "format": "uuid4"},
+            {
+                "type": "string",
+                "pattern": "^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$",
+            },
+        ),
         *(
             (same, same)
             for same in (
-                {"type": "string", "format": "uuid", "pattern": "^(?:0|1)+$"},
+                {"type": "string", "format": "jwt"},
+                {"type": "string", "format": "odd", "pattern": "^(?!a)b"},
+                {"properties": {"format": {"type": "string"}, "pattern": {"type": "string"}}},
                 {"type": "string", "pattern": "^(?=a)b"},
                 {"type": "array", "uniqueItems": True},
                 {"type": "integer", "maximum": 2**53},

@@ -5,6 +5,7 @@ schema is a hint: it may be as odd as it likes.
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,16 @@ from chatbot_llm.settings import Settings
 #: Largest JSON schema, characters: what OpenAI allows for all names and values of one.
 MAX_SCHEMA = 120_000
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
+_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+#: Keywords whose values are data, not schemas.
+_DATA = ("enum", "const", "default", "examples")
+_RAW = ("regex", "grammar")
+#: Keywords that hold schemas by name.
+_NAMED = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas")
+#: Formats that the grammar library knows, and those that say what a text is for and nothing of its form.
+_FORMATS = ("date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid")
+_PURPOSES = ("password", "binary", "byte", "path", "file-path", "directory-path")
+_UUID = "^[0-9a-f]{{8}}-[0-9a-f]{{4}}-{}[0-9a-f]{{3}}-[89ab][0-9a-f]{{3}}-[0-9a-f]{{12}}$"
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 #: Keywords whose values are data, not schemas.
 _DATA = ("enum", "const", "default", "examples")
@@ -132,8 +143,11 @@ def _schema(value: Any, place: str) -> None:
 
 
 def _tidy(schema: Any) -> None:
-    """Take out what says nothing and no grammar library reads: bounds that every number keeps, `uniqueItems: false`, a
-    pattern that looks around beside the format it stands for."""
+    """Put a schema, in place, as the grammar library reads it: it says the same, but for what no text can break.
+
+    Bounds that every number keeps and `uniqueItems: false` go. Of a format and a pattern, which zod puts side by side,
+    the pattern stays, unless it looks around: then the format does.
+    """
     stack = [schema]
     while stack:
         item = stack.pop()
@@ -147,9 +161,19 @@ def _tidy(schema: Any) -> None:
             elif key not in _DATA:
                 stack.append(value)
             bound = key in _BOUNDS and isinstance(value, int | float) and abs(value) >= sys.float_info.max
-            implied = key == "pattern" and item.get("format") in _FORMATS and "(?" in str(value).replace("(?:", "")
-            if bound or implied or (key == "uniqueItems" and value is False):
+            if bound or (key == "uniqueItems" and value is False):
                 del item[key]
+        form, pattern = item.get("format"), item.get("pattern")
+        if not isinstance(form, str):
+            continue
+        if isinstance(pattern, str):
+            looks_around = re.search(r"\(\?<?[=!]", pattern)
+            if not looks_around or form in _FORMATS:
+                del item["pattern" if looks_around else "format"]
+        elif form in _PURPOSES:
+            del item["format"]
+        elif re.fullmatch("uuid[1-8]", form):  # pydantic's UUID4
+            item["pattern"] = _UUID.format(item.pop("format")[-1])
 
 
 def _sized(value: Any, place: str) -> None:
