@@ -64,7 +64,8 @@ def grammar(schemas: Mapping[str, Any], *, forced: bool, several: bool, otherwis
         begin = f'{{"name": {json.dumps(name)}, "arguments": '
         obeyed = json.dumps({**(schema or {"type": "object"}), "x-guidance": _AS_TRAINED})
         rules.append(f'{call}: "\\n"? {json.dumps(begin)} %json {obeyed} "}}" "\\n"? {json.dumps(CLOSE)}')
-    first = f"{json.dumps(OPEN)} call" + (f' ("\\n"? {json.dumps(OPEN)} call)*' if several else "")
+    # Nothing between two calls, as in vLLM's own grammars: after a line break a small model begins the next.
+    first = f"({json.dumps(OPEN)} call){'+' if several else ''}"
     if forced or otherwise:
         rules.append(f"start: {' | '.join(filter(None, (first, otherwise)))}")
     else:
