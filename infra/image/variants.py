@@ -128,7 +128,7 @@ def variants(card: bool) -> list[Variant]:
         Variant("n-gram, k = 3", "n-gram", lookup(3)),
         Variant("n-gram, k = 3 up to 4 at once", "n-gram", lookup(3, 4)),
         *(
-            Variant(f"attention by {name}", "attention", {"--attention-backend": name})
+            Variant(f"attention by {name}", "attention", {"--attention-backend": name}, needs="a choice of attention")
             for name in ("FLASHINFER", "FLEX_ATTENTION", "FLASH_ATTN")
         ),
         *(
