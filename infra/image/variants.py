@@ -106,8 +106,11 @@ class Outcome:
 def speculation(k: int, up_to: int | None = None, graphs: bool = True) -> dict[str, str]:
     """Flags for vLLM's n-gram method: k tokens drafted a step while at most `up_to` requests run (None: always)."""
     config: dict[str, Any] = {
-        "method": "ngram", "num_speculative_tokens": k, "prompt_lookup_min": 2, "prompt_lookup_max": 4
-    }  # fmt: skip
+        "method": "ngram",
+        "num_speculative_tokens": k,
+        "prompt_lookup_min": 2,
+        "prompt_lookup_max": 4,
+    }
     sizes = {requests * (k + 1) for requests in REQUESTS if requests <= (up_to or REQUESTS[-1])}
     if up_to:
         config["num_speculative_tokens_per_batch_size"] = [[1, up_to, k], [up_to + 1, REQUESTS[-1], 0]]

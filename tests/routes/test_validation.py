@@ -294,6 +294,9 @@ def test_the_operator_can_allow_grammars_of_the_callers_own(wanted: dict[str, An
             (same, same)
             for same in (
                 {"type": "string", "format": "jwt"},
+                {"type": "string", "format": "email", "pattern": "@example\\.com$"},
+                {"type": "string", "format": "date", "pattern": "^(?!2020)"},
+                {"type": "string", "format": "uuid", "pattern": "^(?:0|1)+$"},
                 {"type": "string", "format": "odd", "pattern": "^(?!a)b"},
                 {"properties": {"format": {"type": "string"}, "pattern": {"type": "string"}}},
                 {"type": "string", "pattern": "^(?=a)b"},

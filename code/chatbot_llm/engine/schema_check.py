@@ -87,7 +87,8 @@ class SchemaCheck:
 
         Each pattern of a schema is tried by itself, too: the walk through the whole may not come to it.
         """
-        for pattern in list(dict.fromkeys(patterns(json.loads(text))))[:PATTERNS] if kind == "json" else ():
+        found = patterns(json.loads(text)) if kind == "json" and '"pattern' in text else ()
+        for pattern in list(dict.fromkeys(found))[:PATTERNS]:
             alone = await self._tried("json", json.dumps({"type": "string", "pattern": pattern}))
             if alone.problem:
                 shown = pattern if len(pattern) <= QUOTED else pattern[:QUOTED] + " ..."
@@ -119,7 +120,8 @@ class SchemaCheck:
         if error := result.get("error"):
             return Verdict(f"it cannot be enforced: {error}")
         if result["step_s"] > STEP_S or result["worst_s"] > WORST_S:
-            return Verdict(f"it would slow every token down ({result['step_s'] * 1000:.0f} ms on average)")
+            slow = f"it would slow every token down ({result['step_s'] * 1000:.0f} ms on average)"
+            return Verdict(f"{slow}; use fewer alternatives and simpler patterns")
         return Verdict(cpu_s=result["compile_s"])
 
     async def _try(self, kind: str, text: str) -> dict[str, Any]:

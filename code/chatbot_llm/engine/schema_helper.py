@@ -92,7 +92,13 @@ class Library:
 def _reason(problem: str) -> str:
     """The first line of what the library reports: behind it stands its state."""
     first = problem.partition("\n")[0]
-    return "nothing can satisfy it" if first == "NoExtensionBias" else first
+    return _CLEARER.get(first, first)
+
+
+_CLEARER = {
+    "NoExtensionBias": "nothing can satisfy it",
+    "lexer error: too many expressions constructed": "it allows too many forms; use fewer optional parts",
+}
 
 
 def trial(library: Library, command: dict[str, Any]) -> dict[str, Any]:

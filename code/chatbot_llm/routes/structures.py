@@ -23,18 +23,13 @@ _DATA = ("enum", "const", "default", "examples")
 _RAW = ("regex", "grammar")
 #: Keywords that hold schemas by name.
 _NAMED = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas")
-#: Formats that the grammar library knows, and those that say what a text is for and nothing of its form.
-_FORMATS = ("date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid")
+#: Formats that the grammar library follows beside a pattern. A `time` has an offset, which zod's pattern forbids.
+_BESIDE = ("date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid")
+#: Formats that stand for the pattern with look-around that zod puts beside them.
+_STAND_FOR = ("email", "duration")
+#: Formats that say what a text is for and nothing of its form.
 _PURPOSES = ("password", "binary", "byte", "path", "file-path", "directory-path")
 _UUID = "^[0-9a-f]{{8}}-[0-9a-f]{{4}}-{}[0-9a-f]{{3}}-[89ab][0-9a-f]{{3}}-[0-9a-f]{{12}}$"
-_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
-#: Keywords whose values are data, not schemas.
-_DATA = ("enum", "const", "default", "examples")
-_RAW = ("regex", "grammar")
-#: Keywords that hold schemas by name.
-_NAMED = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas")
-#: Formats that imply the pattern which schema writers (zod's `z.email()`) put beside them.
-_FORMATS = ("date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid")
 
 
 def check(body: dict[str, Any], settings: Settings) -> None:
@@ -143,10 +138,10 @@ def _schema(value: Any, place: str) -> None:
 
 
 def _tidy(schema: Any) -> None:
-    """Put a schema, in place, as the grammar library reads it: it says the same, but for what no text can break.
+    """Put a schema, in place, as the grammar library reads it.
 
-    Bounds that every number keeps and `uniqueItems: false` go. Of a format and a pattern, which zod puts side by side,
-    the pattern stays, unless it looks around: then the format does.
+    Bounds that every number keeps, `uniqueItems: false` and formats that say nothing of the form go. So does a format
+    that the library does not follow beside a pattern, and a pattern that looks around beside the format it stands for.
     """
     stack = [schema]
     while stack:
@@ -167,9 +162,11 @@ def _tidy(schema: Any) -> None:
         if not isinstance(form, str):
             continue
         if isinstance(pattern, str):
-            looks_around = re.search(r"\(\?<?[=!]", pattern)
-            if not looks_around or form in _FORMATS:
-                del item["pattern" if looks_around else "format"]
+            if not re.search(r"\(\?<?[=!]", pattern):
+                if form not in _BESIDE:
+                    del item["format"]
+            elif form in _STAND_FOR:
+                del item["pattern"]
         elif form in _PURPOSES:
             del item["format"]
         elif re.fullmatch("uuid[1-8]", form):  # pydantic's UUID4

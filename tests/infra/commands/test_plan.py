@@ -159,8 +159,10 @@ def test_the_schedules_of_s_yaml_are_what_is_simulated_without_a_target(
 
 def test_three_times_the_load_needs_more(office: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = ("--p95", "15", "--refused", "0.1%", "--currency", "USD")
-    paid = [float(re.findall(r"([\d,]+) USD a month", said(capsys, str(office), *target, *more))[0].replace(",", ""))
-            for more in ((), ("--times", "3"))]  # fmt: skip
+    paid = [
+        float(re.findall(r"([\d,]+) USD a month", said(capsys, str(office), *target, *more))[0].replace(",", ""))
+        for more in ((), ("--times", "3"))
+    ]
     assert paid[1] > 1.2 * paid[0]
 
 
