@@ -47,16 +47,16 @@ def wake(server: Server, rounds: int, say: Callable[[str], None]) -> list[dict[s
     """First token after SIGSTOP of every process for some seconds, against one after the same time of idling."""
     cells = []
     for turn in range(rounds):
-        time.sleep(FROZEN_S)
-        idle = first_token_ms(server, f"Question {turn} after idling?")
-        family = server.family()
-        for process in family:
-            process.send_signal(signal.SIGSTOP)
-        time.sleep(FROZEN_S)
-        for process in reversed(family):
-            if process.status() == psutil.STATUS_STOPPED:
-                process.send_signal(signal.SIGCONT)
-        frozen = first_token_ms(server, f"Question {turn} after a freeze?")
-        cells.append({"round": turn, "idle_ms": idle, "frozen_ms": frozen})
-        say(f"first token after idling {idle:.0f} ms, after a freeze {frozen:.0f} ms")
+        ms = {}
+        for name in ("idle", "frozen") if turn % 2 else ("frozen", "idle"):
+            family = server.family() if name == "frozen" else []
+            for process in family:
+                process.send_signal(signal.SIGSTOP)
+            time.sleep(FROZEN_S)
+            for process in reversed(family):
+                if process.status() == psutil.STATUS_STOPPED:
+                    process.send_signal(signal.SIGCONT)
+            ms[name] = first_token_ms(server, f"Is this question {turn} when {name}?")
+        cells.append({"round": turn, "idle_ms": ms["idle"], "frozen_ms": ms["frozen"]})
+        say(f"first token after idling {ms['idle']:.0f} ms, after a freeze {ms['frozen']:.0f} ms")
     return cells

@@ -1,7 +1,8 @@
 """Throw-away environments for client libraries, so that none of them becomes a dependency of the product.
 
-Each is made once under build/clients/ and made anew when its packages change. Out of reach of the registry a test skips
-and says so; a package that cannot be installed for another reason is a failure.
+`python`, `openai2` (what wants an older openai) and `node` are made once under build/clients/ and made anew when their
+packages change. Out of reach of the registry a test skips and says so; a package that cannot be installed for another
+reason is a failure.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / "build" / "clients"
-#: What each environment holds: NAME.txt for pip, a folder NAME for npm. `make lock` makes them from what lies beside.
+#: What they hold: NAME.txt for pip, the folder node for npm. `make lock` makes them from what lies beside.
 LOCKS = Path(__file__).with_name("locks")
 INSTALL_LIMIT_S = 280
 #: What pip and npm say when nobody answers.
@@ -27,23 +28,19 @@ OUT_OF_REACH = re.compile(
 
 
 def environment(name: str) -> dict[str, str]:
-    """Variables for a program that uses the client library `name`; its interpreter comes first on PATH."""
+    """Variables for a program that uses a client library; the interpreter comes first on PATH."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("CHATBOT_", "OPENAI_", "PYTHON"))}
-    folder = _made(name)
-    if (LOCKS / name).is_dir():
+    folder = made(name)
+    if name == "node":
         return env
     # LiteLLM fetches a price list at import unless it is told to use its own copy.
     env["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     return env | {"PATH": f"{folder / 'bin'}:{env['PATH']}", "VIRTUAL_ENV": str(folder)}
 
 
-def folder(name: str) -> Path:
-    """Where the packages of `name` are; programs for Node must lie below it to find them."""
-    return _made(name)
-
-
-def _made(name: str) -> Path:
-    node = (LOCKS / name).is_dir()
+def made(name: str) -> Path:
+    """Where the packages are; programs for Node must lie below it to find them."""
+    node = name == "node"
     if node and not (shutil.which("node") and shutil.which("npm")):
         pytest.skip("Node.js with npm is not installed here")
     lock = LOCKS / name / "package-lock.json" if node else LOCKS / f"{name}.txt"

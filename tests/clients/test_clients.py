@@ -1,4 +1,4 @@
-"""Client libraries that people use, each the real one in an environment of its own, against the real CPU engine."""
+"""Client libraries that people use, each the real one, against the real CPU engine."""
 
 import subprocess
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import requests
-from client_envs import environment, folder
+from client_envs import environment, made
 
 HERE = Path(__file__).parent
 #: Includes a first installation; on two busy cores an answer takes seconds.
@@ -29,25 +29,26 @@ def run(command: list[str], env: dict[str, str], cwd: Path, **more: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    "client",
-    ["openai", "responses", "agents", "pydantic_ai", "anthropic", "langchain", "llamaindex", "litellm"],
+    ("client", "packages"),
+    [(name, "python") for name in ("openai", "responses", "agents", "pydantic_ai", "anthropic", "langchain")]
+    + [("llamaindex", "openai2"), ("litellm", "openai2")],
 )
-def test_python_client(client: str, server: Any, tmp_path: Path) -> None:
-    env = environment("openai" if client == "responses" else client) | {"URL": server.url, "MODEL": model_of(server)}
+def test_python_client(client: str, packages: str, server: Any, tmp_path: Path) -> None:
+    env = environment(packages) | {"URL": server.url, "MODEL": model_of(server)}
     assert run(["python", str(HERE / f"with_{client}.py")], env, tmp_path).splitlines()[-1] == "passed"
 
 
-@pytest.mark.parametrize(("packages", "name"), [("js", "with_openai.mjs"), ("ai", "with_ai.mjs")])
-def test_npm_client(packages: str, name: str, server: Any) -> None:
-    where = folder(packages)
+@pytest.mark.parametrize("name", ["with_openai.mjs", "with_ai.mjs"])
+def test_npm_client(name: str, server: Any) -> None:
+    where = made("node")
     program = where / name  # Node looks for packages beside the program
     program.write_text((HERE / name).read_text())
-    env = environment(packages) | {"URL": server.url, "MODEL": model_of(server)}
+    env = environment("node") | {"URL": server.url, "MODEL": model_of(server)}
     assert run(["node", str(program)], env, where).splitlines()[-1] == "passed"
 
 
 def test_llm_on_the_command_line(server: Any, tmp_path: Path) -> None:
-    env = environment("llm") | {"LLM_USER_PATH": str(tmp_path), "HOME": str(tmp_path)}
+    env = environment("python") | {"LLM_USER_PATH": str(tmp_path), "HOME": str(tmp_path)}
     line = f"- model_id: chatbot\n  model_name: {model_of(server)}\n  api_base: {server.v1}\n  supports_schema: true\n"
     (tmp_path / "extra-openai-models.yaml").write_text(line)
     question = "What is the capital of France?"

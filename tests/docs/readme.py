@@ -3,8 +3,9 @@
     <!-- try: curl expect=Paris -->       before a block: how the tests run it, and words its output must hold
     <!-- generated: settings -->          up to <!-- /generated -->: written by `python tests/docs/readme.py`
 
-How a block is tried: `run` (make run), `make`, `curl` and `bash` (a shell against the real CPU engine), `python` and
-`node` (in the environment `env=`), `infra` (needs no account), `cloud` (needs one), `gpu` (needs a GPU and Docker).
+How a block is tried: `run` (make run), `make`, `curl` and `bash` (a shell against the real CPU engine), `clients` (the
+same among the client libraries), `python` and `node` (with these libraries; `env=openai2`: with those that want an older
+openai), `infra` (needs no account), `cloud` (needs one), `gpu` (needs a GPU and Docker).
 """
 
 import json

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import readme
-from client_envs import environment, folder
+from client_envs import environment, made
 
 from infra.errors import InfraError
 from infra.fc.serverless_devs import find_s
@@ -46,14 +46,13 @@ def holds(said: str, block: readme.Block) -> None:
 
 @pytest.mark.engine
 @pytest.mark.timeout(LIMIT_S)
-@pytest.mark.parametrize("block", of("curl", "bash"))
+@pytest.mark.parametrize("block", of("curl", "bash", "clients"))
 def test_shell(block: readme.Block, server: Any, tmp_path: Path) -> None:
     code = block.code.replace(readme.LOCAL, server.url).replace("service.log", str(server.log_path))
     code = re.sub(r"(python code/examples/rag/rag\.py)", rf"\1 --url {server.url}", code)
-    env = environment(*block.all("env")) if block.all("env") else dict(os.environ)
+    operator = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    env = environment("python") if block.kind == "clients" else operator
     env |= {"LLM_USER_PATH": str(tmp_path)}
-    if not block.all("env"):  # the operator's `python`
-        env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
     holds(run(["bash", "-euo", "pipefail"], env, ROOT, code), block)
 
 
@@ -61,8 +60,8 @@ def test_shell(block: readme.Block, server: Any, tmp_path: Path) -> None:
 @pytest.mark.timeout(LIMIT_S)
 @pytest.mark.parametrize("block", of("python"))
 def test_python(block: readme.Block, server: Any, tmp_path: Path) -> None:
-    (env,) = block.all("env")
     code = block.code.replace(readme.LOCAL, server.url)
+    (env,) = block.all("env") or ["python"]
     holds(run(["python", "-"], environment(env), tmp_path, code), block)
 
 
@@ -70,10 +69,9 @@ def test_python(block: readme.Block, server: Any, tmp_path: Path) -> None:
 @pytest.mark.timeout(LIMIT_S)
 @pytest.mark.parametrize("block", of("node"))
 def test_node(block: readme.Block, server: Any) -> None:
-    (env,) = block.all("env")
-    program = folder(env) / f"{block.document.replace('/', '-')}-{block.line}.mjs"
+    program = made("node") / f"{block.document.replace('/', '-')}-{block.line}.mjs"
     program.write_text(block.code.replace(readme.LOCAL, server.url))
-    holds(run(["node", str(program)], environment(env), program.parent), block)
+    holds(run(["node", str(program)], environment("node"), program.parent), block)
 
 
 @pytest.fixture

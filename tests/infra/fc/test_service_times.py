@@ -93,9 +93,16 @@ def test_a_log_without_load_says_so(tmp_path: Path, rate: float) -> None:
         read(written(tmp_path, *lines))
 
 
-def test_the_first_half_of_a_real_run_predicts_the_p95_of_the_second_at_three_loads(tmp_path: Path) -> None:
-    """Of the real service and engine on a small machine, as record_loads.py has written it down."""
-    text = gzip.decompress(FILE.read_bytes()).decode().splitlines()
+@pytest.mark.parametrize(("name", "first_token"), [("loads.log.gz", 0.15), ("loads-stalls.log.gz", 0.25)])
+def test_the_first_half_of_a_real_run_predicts_the_p95_of_the_second_at_three_loads(
+    tmp_path: Path, name: str, first_token: float
+) -> None:
+    """Of the real service and engine on a small machine, as record_loads.py has written it down, twice.
+
+    The second time the machine stood still now and then, for up to half a second, which no fit can foresee: a first
+    token was late by that.
+    """
+    text = gzip.decompress(FILE.with_name(name).read_bytes()).decode().splitlines()
 
     def part(share: str, turns: range) -> list[str]:
         named = re.compile(rf'"load-{share}-turn-({"|".join(map(str, turns))})-')
@@ -113,10 +120,10 @@ def test_the_first_half_of_a_real_run_predicts_the_p95_of_the_second_at_three_lo
             [float(ms) / 1000 for ms in re.findall(rf'"{name}_ms": ([\d.]+)', "\n".join(lines))]
             for name in ("total", "queue", "ttft")
         ]
-        for what, got, wanted in (
-            ("total", predicted.total_s, measured[0]),
-            ("TTFT", predicted.first_s, np.add(measured[1], measured[2])),
+        for what, got, wanted, within in (
+            ("total", predicted.total_s, measured[0], 0.15),
+            ("TTFT", predicted.first_s, np.add(measured[1], measured[2]), first_token),
         ):
             ratio = np.quantile(got, 0.95) / np.quantile(wanted, 0.95)
             print(f"{share:.0%} load, {len(lines)} requests: {what} p95 predicted over measured {ratio:.2f}")
-            assert 0.85 <= ratio <= 1.15, (share, what, ratio)
+            assert abs(ratio - 1) <= within, (share, what, ratio)
