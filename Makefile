@@ -153,7 +153,7 @@ push: ## Push the image as DEPLOY_REPOSITORY:<git describe>; a tag that exists i
 	$(PYTHON) -m infra push $(ARGS) $(if $(filter registry,$(CACHE)),--by $(BUILD_IMAGE) --push .)
 
 .PHONY: image-test
-image-test: $(VENV)/dev ## Build the image whole but for the weights, measure and try it (half an hour, 45 GB, a Docker engine)
+image-test: $(VENV)/dev ## Build the image whole but for the weights, measure and try it (a quarter of an hour, 25 GB, a Docker engine)
 	WHOLE_IMAGE=yes $(BIN)/python -m pytest -s tests/contract/test_whole_image.py
 
 .PHONY: local-test

@@ -86,7 +86,7 @@ def test_measuring_also_writes_the_readmes_figures(target: str) -> None:
 
 
 def test_every_block_says_how_it_is_tried() -> None:
-    kinds = {"run", "make", "curl", "bash", "python", "node", "infra", "cloud", "gpu"}
+    kinds = {"run", "make", "curl", "bash", "clients", "python", "node", "infra", "cloud", "gpu"}
     silent = [str(block) for block in readme.blocks() if block.kind not in kinds]
     assert not silent
 
