@@ -70,7 +70,7 @@ run: $(VENV)/service ## Run the service here on :8000, for this machine (HOST=0.
 test: $(VENV)/dev ## Run every test that can run here, real engine included (ARGS=tests/routes: only those)
 ifeq ($(ARGS),)
 	@failed=0; $(BIN)/python -m pytest -n 3 --dist loadfile -m 'not engine' || failed=$$?; \
-	  if [ $$failed -le 1 ]; then $(BIN)/python -m pytest -m engine || failed=$$?; fi; exit $$failed
+	  if [ $$failed -le 1 ]; then $(BIN)/python -m pytest -n 2 --dist loadfile -m engine || failed=$$?; fi; exit $$failed
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif

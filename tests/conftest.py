@@ -30,6 +30,14 @@ _figures = Figures()
 PROCESSES = {"start", "start_once", "server", "service", "deploy", "props", "browser", "page"}
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Real engines side by side have cores of their own: threads that share some wait for one another in every step."""
+    if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and config.option.markexpr == "engine":
+        cores = sorted(os.sched_getaffinity(0))
+        own = cores[int(worker.removeprefix("gw")) :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]
+        os.sched_setaffinity(0, own or cores)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what starts a process; where figures are asked for, run only the tests that measure any."""
     for item in items:

@@ -120,7 +120,7 @@ ENVIRONMENT: dict[str, dict[str, str]] = {
         # load on a CPU (tests/bench/NOTES.md), Inductor's own cache does.
         "VLLM_USE_AOT_COMPILE": "0",
         # vLLM would serve with one thread of two "to leave room"; measured, all cores are faster.
-        "OMP_NUM_THREADS": str(os.cpu_count() or 1),
+        "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
     },
     "gpu": {},
     "none": {},
