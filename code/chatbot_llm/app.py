@@ -11,7 +11,7 @@ from chatbot_llm.engine.protocols import of_path
 from chatbot_llm.errors import ApiError
 from chatbot_llm.observability import logs
 from chatbot_llm.observability.metrics import Metrics
-from chatbot_llm.routes import auth, cors, invoke, messages, openai, openapi, platform, playground, responses
+from chatbot_llm.routes import auth, cors, invoke, openapi, platform, playground, protocols
 from chatbot_llm.routes.validation import missing
 from chatbot_llm.serving.service import Service
 from chatbot_llm.settings import Settings
@@ -32,8 +32,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics | None = Non
     service = Service(settings, engine, metrics or Metrics())
     app.extensions["chatbot_llm"] = service
     app.register_blueprint(platform.blueprint(service))
-    for room in (openai, responses, messages):
-        app.register_blueprint(room.blueprint(service))
+    app.register_blueprint(protocols.blueprint(service))
     app.register_blueprint(invoke.blueprint(app))
     app.register_blueprint(playground.blueprint(settings))
     app.register_blueprint(openapi.blueprint())

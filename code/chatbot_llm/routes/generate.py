@@ -27,14 +27,10 @@ def check(body: dict[str, Any], prompts: Sequence[str], sent: int) -> None:
         )
 
 
-def is_tokens(prompt: Any) -> bool:
-    """Whether a prompt is one list of token ids."""
-    return isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], int)
-
-
 def each(prompt: Any) -> list[Any]:
     """One prompt or several, as a list: a list of strings or of token lists is several, a list of token ids is one."""
-    return [prompt] if is_tokens(prompt) or not isinstance(prompt, list) else prompt
+    one = not isinstance(prompt, list) or (bool(prompt) and isinstance(prompt[0], int))
+    return [prompt] if one else prompt
 
 
 def add_text(body: bytes, prompts: Sequence[str], echo: bool = False) -> bytes:

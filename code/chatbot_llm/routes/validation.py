@@ -15,7 +15,7 @@ from werkzeug.routing import Map
 from chatbot_llm.engine.protocols import PROTOCOLS
 from chatbot_llm.engine.protocols.base import Protocol
 from chatbot_llm.errors import BadRequest
-from chatbot_llm.routes import fields, structures
+from chatbot_llm.routes import fields, generate, structures
 from chatbot_llm.settings import Settings
 
 #: Deepest nesting of a body; the deepest honest one, a tool schema, stays below 20.
@@ -136,8 +136,7 @@ def _as_chat(body: dict[str, Any], settings: Settings) -> None:
         raise BadRequest("logprobs: not together with echo, which would score the whole prompt", param="logprobs")
     if "chat_template" in body.get("chat_template_kwargs", {}):
         raise BadRequest("chat_template_kwargs: chat_template is not accepted here", param="chat_template_kwargs")
-    prompt = body.get("prompt")
-    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) and len(prompt) > settings.max_choices:
+    if len(generate.each(body.get("prompt"))) > settings.max_choices:
         raise BadRequest(f"prompt: at most {settings.max_choices} prompts in one request", param="prompt")
     _messages(body.get("messages", ()))
     structures.check(body, settings)
