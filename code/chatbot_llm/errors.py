@@ -67,3 +67,14 @@ class Overloaded(ApiError):
 
 class Unavailable(ApiError):
     status = 503
+
+
+def wrong(place: str, why: str) -> BadRequest:
+    """What a request is told that is wrong at `place`, in its caller's words."""
+    return BadRequest(f"{place}: {why}", param=place)
+
+
+def require(sound: object, place: str, why: str) -> None:
+    """Raises BadRequest where what a request has at `place` is not sound."""
+    if not sound:
+        raise wrong(place, why)

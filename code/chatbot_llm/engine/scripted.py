@@ -24,7 +24,7 @@ from chatbot_llm.engine.base import Phase
 from chatbot_llm.engine.protocols.base import EngineRequest
 from chatbot_llm.engine.scripted_shapes import SHAPES, Shape, counted
 from chatbot_llm.engine.supervisor import SupervisedEngine
-from chatbot_llm.errors import ApiError, BadRequest, UsageError
+from chatbot_llm.errors import ApiError, BadRequest, UsageError, require
 from chatbot_llm.observability import prefix
 from chatbot_llm.settings import Settings
 
@@ -66,21 +66,16 @@ class ScriptedEngine(SupervisedEngine):
     def prepare(self, request: EngineRequest) -> None:
         body, kind = request.chat, request.protocol.kind
         if "messages" in body or request.protocol.prompt == "messages":
-            messages = body.get("messages")
-            if not isinstance(messages, list) or not messages:
-                raise BadRequest("messages: must be a list with at least one message", param="messages")
-            if not all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in messages):
-                raise BadRequest("messages: every message needs a role", param="messages")
+            messages = body.get("messages", [])
+            require(messages, "messages", "must be a list with at least one message")
             first = request.body.get("system") or request.body.get("instructions") or ""
             prompt = " ".join([_text(first), *(_text(message.get("content")) for message in messages)])
         else:
             given = body.get("tokens" if kind == "detokenize" else "prompt")
-            if not isinstance(given, str | list):
-                raise BadRequest("prompt: must be a string", param="prompt")
+            require(isinstance(given, str | list), "prompt", "must be a string")
             prompt = str(given)
         limit = body.get("max_completion_tokens", body.get("max_tokens", 16))
-        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-            raise BadRequest("max_tokens: must be an integer of at least 1", param="max_tokens")
+        require(type(limit) is int and limit >= 1, "max_tokens", "must be an integer of at least 1")
         words = prompt.split()  # the double's tokens
         tokens = len(words)
         if request.protocol.generates and tokens + limit > CONTEXT_TOKENS:

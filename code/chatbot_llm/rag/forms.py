@@ -10,7 +10,7 @@ from typing import Any
 from chatbot_llm.engine.protocols import PROTOCOLS
 from chatbot_llm.engine.protocols.base import EngineRequest
 from chatbot_llm.engine.protocols.messages import document
-from chatbot_llm.errors import BadRequest
+from chatbot_llm.errors import require
 from chatbot_llm.rag import documents
 from chatbot_llm.rag.documents import ANSWER_TOKENS, Body, Document, Documents
 from chatbot_llm.sse import framed, one_line
@@ -141,9 +141,8 @@ class MessagesForm(Form):
             found += [document(block, "") for block in blocks]
             cited = cited or any((block.get("citations") or {}).get("enabled") for block in blocks)
             rest = [block for block in message["content"] if block["type"] != "document"]
-            if blocks and not rest:
-                place = f"messages[{at}].content"
-                raise BadRequest(f"{place}: must hold more than documents, such as a question", param=place)
+            place = f"messages[{at}].content"
+            require(rest or not blocks, place, "must hold more than documents, such as a question")
             message["content"] = rest
         if found:
             body["documents"] = found

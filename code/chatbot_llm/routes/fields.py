@@ -7,7 +7,7 @@ one more table here; a drift test holds the tables against vLLM's and OpenAI's o
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from chatbot_llm.errors import BadRequest
+from chatbot_llm.errors import wrong
 
 
 class Field(NamedTuple):
@@ -239,9 +239,9 @@ def check(body: Mapping[str, Any], table: Mapping[str, Field], place: str = "") 
         plain = field or (name.isidentifier() and name.isascii() and len(name) <= 64)
         shown = ".".join(filter(None, (place, name if plain else "(a name with odd characters)")))
         if field is None:
-            raise BadRequest(f"{shown}: this field is not known here and would do nothing; leave it out", param=shown)
+            raise wrong(shown, "this field is not known here and would do nothing; leave it out")
         if field.use == "refused" and not any(type(value) is type(same) and value == same for same in field.neutral):
-            raise BadRequest(f"{shown}: not accepted here: {field.why}", param=shown)
+            raise wrong(shown, f"not accepted here: {field.why}")
 
 
 def table() -> str:

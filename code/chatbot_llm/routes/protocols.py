@@ -13,7 +13,7 @@ from flask import Blueprint, Response, request
 from chatbot_llm import __version__
 from chatbot_llm.engine.protocols import PROTOCOLS
 from chatbot_llm.engine.protocols.base import EngineRequest, Protocol
-from chatbot_llm.errors import ApiError, BadRequest
+from chatbot_llm.errors import ApiError, require
 from chatbot_llm.observability import logs
 from chatbot_llm.rag import forms
 from chatbot_llm.routes import auth, generate, validation
@@ -137,8 +137,7 @@ def _deadline(most: float) -> float:
     if TIMEOUT_HEADER not in request.headers:
         return most
     seconds = request.headers.get(TIMEOUT_HEADER, -1.0, type=float)
-    if not 0 < seconds < float("inf"):
-        raise BadRequest(f"{TIMEOUT_HEADER}: must be a positive number of seconds", param=TIMEOUT_HEADER)
+    require(0 < seconds < float("inf"), TIMEOUT_HEADER, "must be a positive number of seconds")
     return min(most, seconds)
 
 
