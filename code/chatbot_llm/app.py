@@ -6,8 +6,8 @@ import logging
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from chatbot_llm.engine.base import Engine
 from chatbot_llm.engine.protocols import of_path
+from chatbot_llm.engine.supervisor import Engine
 from chatbot_llm.errors import ApiError
 from chatbot_llm.observability import logs
 from chatbot_llm.observability.metrics import Metrics

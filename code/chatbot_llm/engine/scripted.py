@@ -23,7 +23,7 @@ from typing import Any
 from chatbot_llm.engine.base import Phase
 from chatbot_llm.engine.protocols.base import EngineRequest
 from chatbot_llm.engine.scripted_shapes import SHAPES, Shape, counted
-from chatbot_llm.engine.supervisor import SupervisedEngine
+from chatbot_llm.engine.supervisor import Engine
 from chatbot_llm.errors import ApiError, BadRequest, UsageError, require
 from chatbot_llm.observability import prefix
 from chatbot_llm.settings import Settings
@@ -34,7 +34,7 @@ TOKENS = ("<|im_start|>", "<|im_end|>")
 _TEXT = "The capital of France is Paris. This answer was written in a script and not by a model."
 
 
-class ScriptedEngine(SupervisedEngine):
+class ScriptedEngine(Engine):
     """Answers in the shapes of vLLM's own server."""
 
     def __init__(self, settings: Settings) -> None:

@@ -22,7 +22,7 @@ from chatbot_llm.engine.protocols.base import EngineRequest
 from chatbot_llm.engine.protocols.openai import DONE
 from chatbot_llm.engine.schema_check import SchemaCheck
 from chatbot_llm.engine.startup_phases import Listener
-from chatbot_llm.engine.supervisor import SupervisedEngine, in_thread, kill_children
+from chatbot_llm.engine.supervisor import Engine, in_thread, kill_children
 from chatbot_llm.engine.vllm_errors import api_error, refusal
 from chatbot_llm.errors import ApiError, UsageError, wrong
 from chatbot_llm.observability import prefix, tracing
@@ -38,7 +38,7 @@ def engine_modules(profile: str) -> list[str]:
     return [f"vllm.v1.worker.{worker}", "vllm.v1.engine.core", "vllm._aiter_ops"]
 
 
-class VllmEngine(SupervisedEngine):
+class VllmEngine(Engine):
     """vLLM with `argv` in the form of `vllm serve`'s flags."""
 
     def __init__(self, settings: Settings, argv: Sequence[str] = ()) -> None:
