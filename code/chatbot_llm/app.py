@@ -64,9 +64,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics | None = Non
             405: f"{request.path[:200]} does not take {request.method}",
         }
         response = _error(ApiError(texts.get(status, error.description or error.name), status=status))
-        for name, value in error.get_headers():
-            if name == "Allow":
-                response.headers["Allow"] = value
+        response.headers.extend((name, value) for name, value in error.get_headers() if name == "Allow")
         return response
 
     @app.errorhandler(Exception)

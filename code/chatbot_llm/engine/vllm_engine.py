@@ -6,9 +6,10 @@ the loop; it is never imported when this file is.
 """
 
 import contextlib
-import importlib
 import json
+import operator
 import os
+import pkgutil
 import sys
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Sequence
@@ -28,6 +29,8 @@ from chatbot_llm.errors import ApiError, UsageError, wrong
 from chatbot_llm.observability import prefix, tracing
 from chatbot_llm.settings import Settings
 
+#: vLLM's times of an answer, and what the request log calls them.
+_TIMES = {"time_to_first_token_ms": "ttft", "generation_time_ms": "decode", "queue_time_ms": "engine_queue"}
 #: The request that this task asks vLLM for: its serving objects call `generate` in the same task.
 _ASKED: ContextVar[EngineRequest | None] = ContextVar("asked", default=None)
 
@@ -143,8 +146,7 @@ class VllmEngine(Engine):
         from vllm.exceptions import VLLMError
 
         protocol = request.protocol
-        module, _, name = protocol.model(request.body).partition(":")
-        model = getattr(importlib.import_module(module), name)
+        model = pkgutil.resolve_name(protocol.model(request.body))
         try:
             parsed = model.model_validate(protocol.for_vllm(request, self._cards[0]["id"]))
             request.prepared = protocol.adopted(parsed, self._serving, request.body)
@@ -161,9 +163,8 @@ class VllmEngine(Engine):
             free = await self._schemas.admit(request.chat)
             if self._obeys_tools and request.body.get("tools"):
                 _obey_tools(request.prepared, free)
-        serving, _, method = protocol.serving.partition(".")
         _ASKED.set(request)
-        answer = await getattr(getattr(self._serving, serving), method)(request.prepared, raw)
+        answer = await operator.attrgetter(protocol.serving)(self._serving)(request.prepared, raw)
         if isinstance(answer, ErrorResponse):
             raise api_error(answer.error.code, answer.error.message, answer.error.param, request.body)
         if hasattr(answer, "__aiter__"):
@@ -299,11 +300,8 @@ def _note(request: EngineRequest, usage: Any, metrics: Any) -> None:
     if usage is not None:
         request.usage = {name: getattr(usage, name, 0) or 0 for name in ("prompt_tokens", "completion_tokens")}
     if metrics is not None:
-        request.timing = {
-            name.removesuffix("_time_ms").removesuffix("_ms"): value
-            for name, value in metrics.model_dump(exclude_none=True).items()
-            if name in ("time_to_first_token_ms", "generation_time_ms", "queue_time_ms")
-        }
+        told = metrics.model_dump(exclude_none=True)
+        request.timing = {ours: told[theirs] for theirs, ours in _TIMES.items() if theirs in told}
 
 
 def print_flags() -> None:

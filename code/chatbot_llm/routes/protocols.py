@@ -83,7 +83,7 @@ def run(service: Service, protocol: Protocol) -> Response:
         ),
         route=request.path,
         arrived=arrived,
-        limit_s=_deadline(service.settings.deadline_s),
+        deadline=arrived + _deadline(service.settings.deadline_s),
         platform={name: value for name, value in platform.items() if value},
         documents=forms.read(protocol.kind, body),
     )

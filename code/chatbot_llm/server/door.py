@@ -228,8 +228,6 @@ async def _send_unread(response: Response, environ: Environ, receive: Receive, s
     await _send(response, environ, send, more=True)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(LINGER_S):
-            while True:
-                message = await receive()
-                if message["type"] != "http.request" or not message.get("more_body", False):
-                    break
+            while (await receive()).get("more_body"):
+                pass
     await send({"type": "http.response.body", "body": b""})

@@ -119,7 +119,7 @@ class EngineRequest:
     id: str = ""
     #: The engine's own: the parsed body.
     prepared: Any = None
-    #: Prompt and completion tokens, and the engine's own times in ms, as far as it knows them.
+    #: Prompt and completion tokens, and the engine's own times in ms, by their names in the request log, as far as known.
     usage: dict[str, int] = field(default_factory=dict)
     timing: dict[str, float] = field(default_factory=dict)
     #: What it shares with others: `cached_tokens`, `prompt_blocks` (observability/prefix.py), as far as known.
