@@ -39,6 +39,7 @@ class Count(Protocol):
 
     kind = "count"
     paths: tuple[str, ...] = ("/v1/messages/count_tokens",)
+    parsed_by = "vllm.entrypoints.anthropic.protocol:AnthropicCountTokensRequest"
     serving = "anthropic_serving_messages.count_tokens"
     dump: Mapping[str, Any] = {"exclude_none": True}
     generates = False
@@ -53,9 +54,6 @@ class Count(Protocol):
             'thinking: the model served here keeps no budget of thoughts; leave it out, or send {"type": "disabled"}',
         ),
     )
-
-    def model(self, body: Mapping[str, Any]) -> str:
-        return "vllm.entrypoints.anthropic.protocol:AnthropicCountTokensRequest"
 
     def as_chat(self, body: dict[str, Any]) -> dict[str, Any]:
         require(body.get("messages"), "messages", "must be a list with at least one message")
@@ -97,6 +95,7 @@ class Messages(Count):
 
     kind = "messages"
     paths = ("/v1/messages",)
+    parsed_by = "vllm.entrypoints.anthropic.protocol:AnthropicMessagesRequest"
     serving = "openai_serving_chat.create_chat_completion"
     generates = True
     finish = "event: message_delta\n"
@@ -115,9 +114,6 @@ class Messages(Count):
             or any("input_schema" in tool for tool in _dicts(tools))
             or any(block.get("type") in (*_BLOCKS, "document") for block in blocks)
         )
-
-    def model(self, body: Mapping[str, Any]) -> str:
-        return "vllm.entrypoints.anthropic.protocol:AnthropicMessagesRequest"
 
     def adopted(self, parsed: Any, serving: Any, body: Mapping[str, Any]) -> Any:
         maker = serving.anthropic_serving_messages

@@ -28,6 +28,7 @@ _ENGINES_OWN = ("metrics", "input_messages", "output_messages", "kv_transfer_par
 class Responses(Protocol):
     kind = "responses"
     paths = ("/v1/responses",)
+    parsed_by = "vllm.entrypoints.openai.responses.protocol:ResponsesRequest"
     serving = "openai_serving_responses.create_responses"
     dump: Mapping[str, Any] = {"by_alias": True}
     finish = "event: response.completed\n"
@@ -42,12 +43,6 @@ class Responses(Protocol):
     )
 
     # asking
-
-    def claims(self, event: Mapping[str, Any]) -> bool:
-        return "input" in event
-
-    def model(self, body: Mapping[str, Any]) -> str:
-        return "vllm.entrypoints.openai.responses.protocol:ResponsesRequest"
 
     def as_chat(self, body: dict[str, Any]) -> dict[str, Any]:
         given, wanted = body.get("input"), body.get("text", {}).get("format")
