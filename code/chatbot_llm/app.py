@@ -75,11 +75,6 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics | None = Non
     return app
 
 
-def service_of(app: Flask) -> Service:
-    service: Service = app.extensions["chatbot_llm"]
-    return service
-
-
 def _error(error: ApiError) -> Response:
     """An error in the form that the clients of this route read."""
     body = json.dumps(of_path(request.path).envelope(error), ensure_ascii=False).encode()

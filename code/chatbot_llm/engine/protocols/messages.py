@@ -87,7 +87,7 @@ class Count(Protocol):
 
     def envelope(self, error: ApiError) -> dict[str, Any]:
         kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
-        return {"type": "error", "error": {"type": kind, "message": error.message, **error.extra}}
+        return {"type": "error", "error": {"type": kind, "message": error.message}}
 
 
 class Messages(Count):
