@@ -242,20 +242,3 @@ def check(body: Mapping[str, Any], table: Mapping[str, Field], place: str = "") 
             raise wrong(shown, "this field is not known here and would do nothing; leave it out")
         if field.use == "refused" and not any(type(value) is type(same) and value == same for same in field.neutral):
             raise wrong(shown, f"not accepted here: {field.why}")
-
-
-def table() -> str:
-    """What becomes of every field, as a Markdown table (code/README.md)."""
-    rows = ["| field | | why, or what to do instead |", "|---|---|---|"]
-    merged = {**DETOKENIZE, **TOKENIZE, **COMPLETION, **CHAT}
-    shown = [(f"`{name}`", field) for name, field in merged.items()]
-    for protocol, known in (("Responses", RESPONSES), ("Messages", MESSAGES)):
-        own = {name: field for name, field in known.items() if merged.get(name) != field}
-        shown += [(f"`{name}` ({protocol})", field) for name, field in own.items()]
-    for use in ("harmless", "refused"):
-        reasons: dict[str, list[str]] = {}
-        for name, field in shown:
-            if field.use == use:
-                reasons.setdefault(field.why, []).append(name)
-        rows += [f"| {', '.join(names)} | {use} | {why} |" for why, names in reasons.items()]
-    return "\n".join(rows)
