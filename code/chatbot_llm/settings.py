@@ -10,7 +10,7 @@ import ipaddress
 import os
 import re
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -124,7 +124,7 @@ def digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
-def load() -> Settings:
+def load(**overrides: Any) -> Settings:
     """Read the environment. Raises UsageError naming the variable and what it must be."""
     known = {f"CHATBOT_{name.upper()}" for name in Settings.model_fields}
     reserved = {"CHATBOT_STARTED_AT", "CHATBOT_PHASE_SOCKET", "CHATBOT_API_KEY"}
@@ -132,7 +132,7 @@ def load() -> Settings:
     if strange:
         raise UsageError(f"unknown setting {', '.join(strange)}: the settings are {', '.join(sorted(known))}")
     try:
-        return Settings()
+        return Settings(**overrides)
     except ValidationError as error:
         lines = []
         for problem in error.errors(include_url=False, include_input=False):

@@ -1,7 +1,9 @@
-"""The states an engine goes through, and the parts of a start.
+"""The states an engine goes through, and the parts of a start. What an engine does is in supervisor.py.
 
     NEW -> LOADING -> READY -> STOPPED
                \\--------\\--> FAILED      (never comes back: the process must end)
+
+Times are in seconds.
 """
 
 from collections.abc import Mapping
@@ -33,7 +35,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class Status:
-    """A moment's view of the engine. Times are seconds."""
+    """A moment's view of the engine."""
 
     state: State
     phase: Phase | None

@@ -158,6 +158,9 @@ class ScriptedEngine(Engine):
         if after is not None and time.monotonic() - self._ready_at > after:
             await asyncio.sleep(3600)
 
+    def _kill(self) -> None:
+        """It has started none."""
+
     def _explain(self, error: Exception, body: Any) -> ApiError:
         return ApiError("the engine could not answer this request", code="engine_error")
 

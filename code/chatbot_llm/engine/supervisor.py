@@ -154,6 +154,7 @@ class Engine(ABC):
     def _explain(self, error: Exception, body: Any) -> ApiError:
         """What a caller is answered for an exception of the engine."""
 
+    @abstractmethod
     def _kill(self) -> None:
         """Kill the processes this engine has started, whatever state they are in."""
 

@@ -334,9 +334,7 @@ PATHS: JSON = {
         "post": _INVOKE
         | {"responses": {"default": {"description": "The answer, without its status.", "content": {"*/*": {}}}}}
     },
-    "/initialize": _get(
-        "Block until the engine is ready (Function Compute).", _ANY, 401, 403, 500, 503, method="post"
-    ),
+    "/initialize": _get("Block until the engine is ready (Function Compute).", _ANY, 401, 403, 500, 503, method="post"),
     "/pre-stop": _get("Drain (Function Compute).", _ANY, 401, 403),
 }
 

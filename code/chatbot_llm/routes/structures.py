@@ -45,7 +45,7 @@ def _tools(body: dict[str, Any]) -> None:
     for at, tool in enumerate(tools):
         place = f"tools[{at}]"
         tool = tool if isinstance(tool, dict) else {}
-        function = tool.get("function")
+        function: Any = tool.get("function")
         require(tool.get("type", "function") == "function", f"{place}.type", "only tools of type function are accepted")
         named = isinstance(function, dict) and isinstance(function.get("name"), str)
         require(named, f"{place}.function", "must be an object with a name")
