@@ -86,14 +86,12 @@ def require_room() -> None:
 
 def main(argv: list[str]) -> int:
     try:
-        if "--help" in argv or "-h" in argv:
+        if {"--help", "-h", "--help=all"} & set(argv):
             print(HELP + settings.table())
-            return 0
-        if "--help=all" in argv:
-            from chatbot_llm.engine.vllm_engine import print_flags
+            if "--help=all" in argv:
+                from chatbot_llm.engine.vllm_engine import print_flags
 
-            print(HELP + settings.table())
-            print_flags()
+                print_flags()
             return 0
         current = settings.load()
         where, rest = address(argv)

@@ -6,12 +6,12 @@ import logging
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from chatbot_llm.engine.base import Engine
 from chatbot_llm.engine.protocols import of_path
+from chatbot_llm.engine.supervisor import Engine
 from chatbot_llm.errors import ApiError
 from chatbot_llm.observability import logs
 from chatbot_llm.observability.metrics import Metrics
-from chatbot_llm.routes import auth, cors, invoke, messages, openai, openapi, platform, playground, responses
+from chatbot_llm.routes import auth, cors, invoke, openapi, platform, playground, protocols
 from chatbot_llm.routes.validation import missing
 from chatbot_llm.serving.service import Service
 from chatbot_llm.settings import Settings
@@ -32,8 +32,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics | None = Non
     service = Service(settings, engine, metrics or Metrics())
     app.extensions["chatbot_llm"] = service
     app.register_blueprint(platform.blueprint(service))
-    for room in (openai, responses, messages):
-        app.register_blueprint(room.blueprint(service))
+    app.register_blueprint(protocols.blueprint(service))
     app.register_blueprint(invoke.blueprint(app))
     app.register_blueprint(playground.blueprint(settings))
     app.register_blueprint(openapi.blueprint())
@@ -65,9 +64,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics | None = Non
             405: f"{request.path[:200]} does not take {request.method}",
         }
         response = _error(ApiError(texts.get(status, error.description or error.name), status=status))
-        for name, value in error.get_headers():
-            if name == "Allow":
-                response.headers["Allow"] = value
+        response.headers.extend((name, value) for name, value in error.get_headers() if name == "Allow")
         return response
 
     @app.errorhandler(Exception)
@@ -76,11 +73,6 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics | None = Non
         return _error(ApiError("an unexpected error; the log has its details", code="internal_error"))
 
     return app
-
-
-def service_of(app: Flask) -> Service:
-    service: Service = app.extensions["chatbot_llm"]
-    return service
 
 
 def _error(error: ApiError) -> Response:

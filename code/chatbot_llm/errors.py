@@ -1,11 +1,10 @@
 """Errors a caller may see, in the OpenAI envelope unless a protocol has its own (`engine/protocols`).
 
-    ChatbotError
-    +- UsageError                wrong flag or setting: ends the process
-    +- ApiError                  answered as {"error": {message, type, param, code}}
-       +- BadRequest        400
-       +- Overloaded        429  Retry-After
-       +- Unavailable       503  Retry-After: loading, draining, engine dead
+    UsageError                wrong flag or setting: ends the process
+    ApiError                  answered as {"error": {message, type, param, code}}
+    +- BadRequest        400
+    +- Overloaded        429  Retry-After
+    +- Unavailable       503  Retry-After: loading, draining, engine dead
 
 A message says what to change and never holds a header, a key or a traceback.
 """
@@ -20,16 +19,12 @@ _TYPES = {
 }
 
 
-class ChatbotError(Exception):
-    """Base of this project's errors."""
-
-
-class UsageError(ChatbotError):
+class UsageError(Exception):
     """A flag or a setting is wrong; the message says which and what it must be."""
 
 
-class ApiError(ChatbotError):
-    """An answer that is an error. `retry_after` is in whole seconds; `extra` joins the error object."""
+class ApiError(Exception):
+    """An answer that is an error. `retry_after` is in whole seconds."""
 
     status = 500
 
@@ -41,7 +36,6 @@ class ApiError(ChatbotError):
         param: str | None = None,
         code: str | None = None,
         retry_after: int | None = None,
-        extra: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -49,12 +43,11 @@ class ApiError(ChatbotError):
         self.param = param
         self.code = code
         self.retry_after = retry_after
-        self.extra = extra or {}
 
     def envelope(self) -> dict[str, Any]:
         """The OpenAI error object."""
         kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code, **self.extra}}
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
 class BadRequest(ApiError):
@@ -67,3 +60,14 @@ class Overloaded(ApiError):
 
 class Unavailable(ApiError):
     status = 503
+
+
+def wrong(place: str, why: str) -> BadRequest:
+    """What a request is told that is wrong at `place`, in its caller's words."""
+    return BadRequest(f"{place}: {why}", param=place)
+
+
+def require(sound: object, place: str, why: str) -> None:
+    """Raises BadRequest where what a request has at `place` is not sound."""
+    if not sound:
+        raise wrong(place, why)

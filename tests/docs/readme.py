@@ -95,21 +95,15 @@ def wanted(name: str) -> str:
         from chatbot_llm import settings
 
         return settings.table()
-    if name == "limits":
-        from chatbot_llm.routes import limits
-
-        return limits.table()
-    if name == "fields":
-        from chatbot_llm.routes import fields
-
-        return fields.table()
     if name == "start":
         return start_table(json.loads(RESULTS.read_text(encoding="utf-8")))
     if name in ("promises", "reliability"):
         import promises
 
         return promises.table() if name == "promises" else promises.short_table()
-    return {"t4": t4_flags, "cost": cost_table, "connection": connection_table}[name]()
+    tables = {"t4": t4_flags, "cost": cost_table}
+    tables |= {"limits": limits_table, "fields": fields_table, "connection": connection_table}
+    return tables[name]()
 
 
 def start_table(results: dict[str, Any]) -> str:
@@ -150,6 +144,56 @@ def t4_flags() -> str:
     rows = ["| flag | value |", "|---|---|"]
     rows += [f"| `{flag}` | {f'`{value}`' if value else ''} |" for flag, value in profiles.FLAGS["t4"].items()]
     rows += [f"| `{name}` | `{value}` |" for name, value in profiles.ENVIRONMENT["t4"].items()]
+    return "\n".join(rows)
+
+
+def limits_table() -> str:
+    """Every limit of a request: what, most and where it is set; settings are shown with their defaults."""
+    from chatbot_llm.engine import schema_check, schema_helper
+    from chatbot_llm.rag import documents
+    from chatbot_llm.routes import generate, structures, validation
+    from chatbot_llm.settings import Settings
+
+    default = {name: field.default for name, field in Settings.model_fields.items()}
+    rows = [
+        ("body, bytes", default["max_body_bytes"], "`CHATBOT_MAX_BODY_BYTES`"),
+        ("text of a request, characters", default["max_prompt_chars"], "`CHATBOT_MAX_PROMPT_CHARS`"),
+        (
+            "`max_tokens`, `max_completion_tokens`, `max_output_tokens`, `min_tokens`",
+            default["max_tokens_cap"],
+            "`CHATBOT_MAX_TOKENS_CAP`",
+        ),
+        ("`n`; prompts in one completion", default["max_choices"], "`CHATBOT_MAX_CHOICES`"),
+        ("messages and content parts; blocks of `system`", validation.MAX_MESSAGES, ""),
+        *((f"`{name}`", most, "") for name, most in validation.MAX_ITEMS.items()),
+        ("nesting of a body", validation.MAX_DEPTH, ""),
+        ("one schema, or all tools, characters", structures.MAX_SCHEMA, ""),
+        ("turning a request's schemas into a grammar, ms", round(schema_helper.COMPILE_S * 1000), ""),
+        ("what a schema may add to a token, ms: on average", round(schema_check.STEP_S * 1000), ""),
+        ("what a schema may add to a token, ms: at worst", round(schema_check.WORST_S * 1000), ""),
+        ("documents", documents.MAX_DOCUMENTS, ""),
+        ("tokens kept for an answer to documents that names no `max_tokens`", documents.ANSWER_TOKENS, ""),
+        ("prompts that `/generate` sends back, bytes for one sent", generate.MAX_ECHO, ""),
+    ]
+    return "\n".join(["| what | most | setting |", "|---|---|---|", *(f"| {a} | {b:,} | {c} |" for a, b, c in rows)])
+
+
+def fields_table() -> str:
+    """What becomes of every field of a request that is not simply obeyed."""
+    from chatbot_llm.routes import fields
+
+    rows = ["| field | | why, or what to do instead |", "|---|---|---|"]
+    merged = {**fields.DETOKENIZE, **fields.TOKENIZE, **fields.COMPLETION, **fields.CHAT}
+    shown = [(f"`{name}`", field) for name, field in merged.items()]
+    for protocol, known in (("Responses", fields.RESPONSES), ("Messages", fields.MESSAGES)):
+        own = {name: field for name, field in known.items() if merged.get(name) != field}
+        shown += [(f"`{name}` ({protocol})", field) for name, field in own.items()]
+    for use in ("harmless", "refused"):
+        reasons: dict[str, list[str]] = {}
+        for name, field in shown:
+            if field.use == use:
+                reasons.setdefault(field.why, []).append(name)
+        rows += [f"| {', '.join(names)} | {use} | {why} |" for why, names in reasons.items()]
     return "\n".join(rows)
 
 

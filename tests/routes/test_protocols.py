@@ -53,7 +53,7 @@ def test_a_fault_amid_a_stream_is_told_in_the_protocols_form(
     app: App, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     engine = app.service.engine
-    real = engine._answer  # type: ignore[attr-defined]
+    real = engine._answer
 
     async def failing(request: EngineRequest) -> AsyncGenerator[str, None]:
         async def some() -> AsyncGenerator[str, None]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from chatbot_llm.engine.enforced import demanded, hinted, patterns
 from chatbot_llm.engine.schema_helper import COMPILE_S, WALK_S
-from chatbot_llm.errors import BadRequest, Unavailable
+from chatbot_llm.errors import Unavailable, wrong
 from chatbot_llm.observability.redaction import withhold
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class SchemaCheck:
             if verdict.problem or budget < 0:
                 problem = verdict.problem or f"the schemas of this request would cost {_LARGE}"
                 schema = json.loads(text) if kind == "json" else None
-                raise BadRequest(f"{place}: {withhold(problem, schema)}{verdict.blamed}", param=place)
+                raise wrong(place, withhold(problem, schema) + verdict.blamed)
         tried = [(await self.verdict("json", text), at) for at, text in hinted(body)]
         free = {at for verdict, at in tried if verdict.problem}
         for verdict, at in sorted(tried, key=lambda pair: pair[0].cpu_s):

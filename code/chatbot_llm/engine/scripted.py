@@ -23,8 +23,8 @@ from typing import Any
 from chatbot_llm.engine.base import Phase
 from chatbot_llm.engine.protocols.base import EngineRequest
 from chatbot_llm.engine.scripted_shapes import SHAPES, Shape, counted
-from chatbot_llm.engine.supervisor import SupervisedEngine
-from chatbot_llm.errors import ApiError, BadRequest, UsageError
+from chatbot_llm.engine.supervisor import Engine
+from chatbot_llm.errors import ApiError, BadRequest, UsageError, require
 from chatbot_llm.observability import prefix
 from chatbot_llm.settings import Settings
 
@@ -34,7 +34,7 @@ TOKENS = ("<|im_start|>", "<|im_end|>")
 _TEXT = "The capital of France is Paris. This answer was written in a script and not by a model."
 
 
-class ScriptedEngine(SupervisedEngine):
+class ScriptedEngine(Engine):
     """Answers in the shapes of vLLM's own server."""
 
     def __init__(self, settings: Settings) -> None:
@@ -66,21 +66,16 @@ class ScriptedEngine(SupervisedEngine):
     def prepare(self, request: EngineRequest) -> None:
         body, kind = request.chat, request.protocol.kind
         if "messages" in body or request.protocol.prompt == "messages":
-            messages = body.get("messages")
-            if not isinstance(messages, list) or not messages:
-                raise BadRequest("messages: must be a list with at least one message", param="messages")
-            if not all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in messages):
-                raise BadRequest("messages: every message needs a role", param="messages")
+            messages = body.get("messages", [])
+            require(messages, "messages", "must be a list with at least one message")
             first = request.body.get("system") or request.body.get("instructions") or ""
             prompt = " ".join([_text(first), *(_text(message.get("content")) for message in messages)])
         else:
             given = body.get("tokens" if kind == "detokenize" else "prompt")
-            if not isinstance(given, str | list):
-                raise BadRequest("prompt: must be a string", param="prompt")
+            require(isinstance(given, str | list), "prompt", "must be a string")
             prompt = str(given)
         limit = body.get("max_completion_tokens", body.get("max_tokens", 16))
-        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-            raise BadRequest("max_tokens: must be an integer of at least 1", param="max_tokens")
+        require(type(limit) is int and limit >= 1, "max_tokens", "must be an integer of at least 1")
         words = prompt.split()  # the double's tokens
         tokens = len(words)
         if request.protocol.generates and tokens + limit > CONTEXT_TOKENS:
@@ -162,6 +157,9 @@ class ScriptedEngine(SupervisedEngine):
         after = self._script.get("hang_s")
         if after is not None and time.monotonic() - self._ready_at > after:
             await asyncio.sleep(3600)
+
+    def _kill(self) -> None:
+        """It has started none."""
 
     def _explain(self, error: Exception, body: Any) -> ApiError:
         return ApiError("the engine could not answer this request", code="engine_error")

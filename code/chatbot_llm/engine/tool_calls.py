@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from chatbot_llm.errors import BadRequest
+from chatbot_llm.errors import require
 
 #: The name under which vLLM knows the parser of these calls.
 PARSER = "hermes_calls"
@@ -30,8 +30,7 @@ def wanted(prepared: Any, free: frozenset[int]) -> str:
     named = not isinstance(choice, str | None)
     if named:
         name = getattr(choice, "function", choice).name
-        if name not in schemas:
-            raise BadRequest(f"tool_choice: no tool is called {name}", param="tool_choice")
+        require(name in schemas, "tool_choice", f"no tool is called {name}")
         schemas = {name: schemas[name]}
     forced = named or choice == "required"
     constraint = None if forced else prepared.extract_structured_outputs()
@@ -75,3 +74,9 @@ def grammar(schemas: Mapping[str, Any], *, forced: bool, several: bool, otherwis
             r"TEXT: /(.|\n)*/",
         ]
     return "\n".join(["%llguidance {}", *rules])
+
+
+def without_half_call(content: str | None) -> str | None:
+    """The text of an answer that max_tokens has cut inside a tool call; vLLM's stream holds the half call back, too."""
+    text, begun, call = (content or "").partition(OPEN)
+    return content if not begun or CLOSE in call else text.strip() or None

@@ -6,9 +6,10 @@ the loop; it is never imported when this file is.
 """
 
 import contextlib
-import importlib
 import json
+import operator
 import os
+import pkgutil
 import sys
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Sequence
@@ -22,12 +23,14 @@ from chatbot_llm.engine.protocols.base import EngineRequest
 from chatbot_llm.engine.protocols.openai import DONE
 from chatbot_llm.engine.schema_check import SchemaCheck
 from chatbot_llm.engine.startup_phases import Listener
-from chatbot_llm.engine.supervisor import SupervisedEngine, in_thread, kill_children
-from chatbot_llm.engine.vllm_errors import api_error, refusal, without_half_call
-from chatbot_llm.errors import ApiError, BadRequest, UsageError
+from chatbot_llm.engine.supervisor import Engine, in_thread, kill_children
+from chatbot_llm.engine.vllm_errors import api_error, refusal
+from chatbot_llm.errors import ApiError, UsageError, wrong
 from chatbot_llm.observability import prefix, tracing
 from chatbot_llm.settings import Settings
 
+#: vLLM's times of an answer, and what the request log calls them.
+_TIMES = {"time_to_first_token_ms": "ttft", "generation_time_ms": "decode", "queue_time_ms": "engine_queue"}
 #: The request that this task asks vLLM for: its serving objects call `generate` in the same task.
 _ASKED: ContextVar[EngineRequest | None] = ContextVar("asked", default=None)
 
@@ -38,7 +41,7 @@ def engine_modules(profile: str) -> list[str]:
     return [f"vllm.v1.worker.{worker}", "vllm.v1.engine.core", "vllm._aiter_ops"]
 
 
-class VllmEngine(SupervisedEngine):
+class VllmEngine(Engine):
     """vLLM with `argv` in the form of `vllm serve`'s flags."""
 
     def __init__(self, settings: Settings, argv: Sequence[str] = ()) -> None:
@@ -75,7 +78,8 @@ class VllmEngine(SupervisedEngine):
         self._obeys_tools = args.tool_call_parser == tool_calls.PARSER
         stack.push_async_callback(self._schemas.close)
         shown = await bag.openai_serving_models.show_available_models()
-        self._cards = [_card(card) for card in shown.data]
+        told = {"id", "object", "created", "owned_by", "max_model_len"}
+        self._cards = [card.model_dump(mode="json", include=told) for card in shown.data]
 
     def _construct(self, profile: str, context: early.Context) -> tuple[Any, Namespace]:
         """Import vLLM, parse its flags and start its engine process. Runs in a thread."""
@@ -142,8 +146,7 @@ class VllmEngine(SupervisedEngine):
         from vllm.exceptions import VLLMError
 
         protocol = request.protocol
-        module, _, name = protocol.model(request.body).partition(":")
-        model = getattr(importlib.import_module(module), name)
+        model = pkgutil.resolve_name(protocol.model(request.body))
         try:
             parsed = model.model_validate(protocol.for_vllm(request, self._cards[0]["id"]))
             request.prepared = protocol.adopted(parsed, self._serving, request.body)
@@ -160,9 +163,8 @@ class VllmEngine(SupervisedEngine):
             free = await self._schemas.admit(request.chat)
             if self._obeys_tools and request.body.get("tools"):
                 _obey_tools(request.prepared, free)
-        serving, _, method = protocol.serving.partition(".")
         _ASKED.set(request)
-        answer = await getattr(getattr(self._serving, serving), method)(request.prepared, raw)
+        answer = await operator.attrgetter(protocol.serving)(self._serving)(request.prepared, raw)
         if isinstance(answer, ErrorResponse):
             raise api_error(answer.error.code, answer.error.message, answer.error.param, request.body)
         if hasattr(answer, "__aiter__"):
@@ -172,7 +174,7 @@ class VllmEngine(SupervisedEngine):
             if choice.finish_reason == "abort":
                 choice.finish_reason = "length"
             if request.body.get("tools") and choice.finish_reason == "length":
-                choice.message.content = without_half_call(choice.message.content)
+                choice.message.content = tool_calls.without_half_call(choice.message.content)
         rendered: str = protocol.rendered(answer, self._serving).model_dump_json(**protocol.dump)
         return rendered
 
@@ -198,7 +200,7 @@ class VllmEngine(SupervisedEngine):
         try:
             text: str = self._client.renderer.tokenizer.decode(tokens)
         except (VLLMError, ValueError, TypeError, OverflowError, IndexError):
-            raise BadRequest("prompt: these are no token ids of this model", param="prompt") from None
+            raise wrong("prompt", "these are no token ids of this model") from None
         return text
 
     def template(self) -> tuple[str, tuple[str, ...]]:
@@ -267,13 +269,6 @@ def _template(tokenizer: Any, given: str | None) -> tuple[str, tuple[str, ...]]:
     return source, tuple(sorted({*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}))
 
 
-def _card(card: Any) -> dict[str, Any]:
-    shown: dict[str, Any] = card.model_dump(
-        mode="json", include={"id", "object", "created", "owned_by", "max_model_len"}
-    )
-    return shown
-
-
 def _raw_request(request: EngineRequest) -> Any:
     """What vLLM may know of the HTTP request: its id and its trace, nothing else of its headers."""
     from starlette.requests import Request
@@ -303,15 +298,10 @@ async def _noted(outputs: Any, request: EngineRequest | None, salt: bytes) -> As
 def _note(request: EngineRequest, usage: Any, metrics: Any) -> None:
     """Keep what the request log wants to know."""
     if usage is not None:
-        prompt = getattr(usage, "prompt_tokens", 0) or getattr(usage, "input_tokens", 0)
-        completion = getattr(usage, "completion_tokens", 0) or getattr(usage, "output_tokens", 0)
-        request.usage = {"prompt_tokens": prompt, "completion_tokens": completion}
+        request.usage = {name: getattr(usage, name, 0) or 0 for name in ("prompt_tokens", "completion_tokens")}
     if metrics is not None:
-        request.timing = {
-            name.removesuffix("_time_ms").removesuffix("_ms"): value
-            for name, value in metrics.model_dump(exclude_none=True).items()
-            if name in ("time_to_first_token_ms", "generation_time_ms", "queue_time_ms")
-        }
+        told = metrics.model_dump(exclude_none=True)
+        request.timing = {ours: told[theirs] for theirs, ours in _TIMES.items() if theirs in told}
 
 
 def print_flags() -> None:

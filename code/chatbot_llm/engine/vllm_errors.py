@@ -9,8 +9,6 @@ from typing import Any
 from chatbot_llm.errors import ApiError, BadRequest
 from chatbot_llm.observability.redaction import withhold
 
-#: How a tool call begins in the format of the parser in `engine/profiles.py`.
-TOOL_CALL = "<tool_call>"
 #: Longest message about a refused request, characters: pydantic repeats what it was given.
 MAX_MESSAGE = 1000
 
@@ -57,9 +55,3 @@ def _steps(problem: Any, body: Any) -> list[str | int]:
             continue  # neither there nor what is missing there
         steps.append(step)
     return steps
-
-
-def without_half_call(content: str | None) -> str | None:
-    """The text of an answer that max_tokens has cut inside a tool call; vLLM's stream holds the half call back, too."""
-    text, begun, call = (content or "").partition(TOOL_CALL)
-    return content if not begun or f"</{TOOL_CALL[1:]}" in call else text.strip() or None

@@ -31,9 +31,7 @@ def withhold(text: str, body: Any) -> str:
         return own.group().strip()
     kept = text
     for item in sorted(_texts(body), key=len, reverse=True):
-        if len(item) <= _PREFIX:
-            kept = kept.replace(item, "...")
-        elif item in kept:
+        if len(item) <= _PREFIX or item in kept:
             kept = kept.replace(item, "...")
         elif (at := kept.find(item[:_PREFIX])) >= 0:  # what is long may have been cut
             kept = kept[:at] + "..."

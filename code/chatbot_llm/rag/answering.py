@@ -5,9 +5,9 @@ import contextlib
 import json
 from collections.abc import AsyncGenerator
 
-from chatbot_llm.engine.base import Engine
 from chatbot_llm.engine.protocols import PROTOCOLS
 from chatbot_llm.engine.protocols.base import EngineRequest
+from chatbot_llm.engine.supervisor import Engine
 from chatbot_llm.errors import BadRequest
 from chatbot_llm.rag.citations import Sources, check
 from chatbot_llm.rag.documents import Body, Documents, form_of

@@ -232,21 +232,23 @@ def check(answer: str, documents: Sequence[Document], sources: Sources) -> tuple
             if 1 <= number <= len(documents):
                 annotations.append(_annotation("mark", mark.start, mark.end, documents[number - 1]))
             else:
-                unknown.append({"number": number, "start_index": mark.at, "end_index": mark.end})
+                unknown.append({"number": number, **_place(mark.at, mark.end)})
     plain = without(answer, found)
     spans, share = sources.find(plain)
     for span in spans:
-        place = {"start_index": span.at, "end_index": span.until}
+        place = _place(span.at, span.until)
         annotations.append(_annotation("verbatim", span.start, span.end, documents[span.document], place))
     annotations.sort(key=lambda each: (each["url_citation"]["start_index"], each["url_citation"]["end_index"]))
-    unsupported = [
-        {"start_index": start, "end_index": end} for start, end in quotes(answer) if not sources.hold(plain[start:end])
-    ]
+    unsupported = [_place(start, end) for start, end in quotes(answer) if not sources.hold(plain[start:end])]
     return annotations, {
         "verbatim_share": share,
         "unknown_citations": unknown,
         "unsupported_quotes": unsupported,
     }
+
+
+def _place(start: int, end: int) -> dict[str, int]:
+    return {"start_index": start, "end_index": end}
 
 
 def _annotation(
@@ -255,12 +257,7 @@ def _annotation(
     return {
         "type": "url_citation",
         "kind": kind,
-        "url_citation": {
-            "start_index": start,
-            "end_index": end,
-            "title": document.title or document.id,
-            "url": document.id,
-        },
+        "url_citation": {**_place(start, end), "title": document.title or document.id, "url": document.id},
         "document": {"number": document.number, "id": document.id, **(place or {})},
     }
 

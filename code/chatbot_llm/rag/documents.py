@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from chatbot_llm.errors import BadRequest
+from chatbot_llm.errors import BadRequest, require, wrong
 
 Body = dict[str, Any]
 #: Counts the tokens of a prompt: the `messages` of a chat's body, or its `prompt` as it is.
@@ -142,33 +142,26 @@ def read(body: Body) -> Documents | None:
     """Take the documents out of a body; None when there are none. Raises BadRequest."""
     given = body.pop("documents", None)
     if given is None and (lone := next((name for name in _BESIDE if name in body), "")):
-        raise BadRequest(f"{lone}: does nothing without documents", param=lone)
+        raise wrong(lone, "does nothing without documents")
     policy = body.pop("documents_policy", POLICIES[0])
     instruction = body.pop("documents_instruction", INSTRUCTION)
-    if policy not in POLICIES:
-        raise BadRequest(f"documents_policy: must be one of {', '.join(POLICIES)}", param="documents_policy")
-    if not isinstance(instruction, str):
-        raise BadRequest("documents_instruction: must be a string, empty for none", param="documents_instruction")
+    require(policy in POLICIES, "documents_policy", f"must be one of {', '.join(POLICIES)}")
+    require(isinstance(instruction, str), "documents_instruction", "must be a string, empty for none")
     if not given:
         return None
-    if len(given) > MAX_DOCUMENTS:
-        raise BadRequest(f"documents: at most {MAX_DOCUMENTS}, not {len(given)}", param="documents")
+    require(len(given) <= MAX_DOCUMENTS, "documents", f"at most {MAX_DOCUMENTS}, not {len(given)}")
     if "prompt" in body and not body.get("messages"):
-        raise BadRequest("documents: they belong to messages; here is only a prompt", param="documents")
+        raise wrong("documents", "they belong to messages; here is only a prompt")
     return Documents(tuple(_document(item, number) for number, item in enumerate(given, 1)), policy, instruction)
 
 
 def _document(item: Any, number: int) -> Document:
     place = f"documents[{number - 1}]"
-    if not isinstance(item, dict):
-        raise BadRequest(f"{place}: must be an object with text, and title and id if you like", param=place)
+    require(isinstance(item, dict), place, "must be an object with text, and title and id if you like")
     for name, value in item.items():
-        if name not in ("id", "title", "text"):
-            raise BadRequest(f"{place}: only id, title and text are known", param=place)
-        if not isinstance(value, str | None):
-            raise BadRequest(f"{place}.{name}: must be a string", param=f"{place}.{name}")
-    if not (item.get("text") or "").strip():
-        raise BadRequest(f"{place}.text: must not be empty", param=f"{place}.text")
+        require(name in ("id", "title", "text"), place, "only id, title and text are known")
+        require(isinstance(value, str | None), f"{place}.{name}", "must be a string")
+    require((item.get("text") or "").strip(), f"{place}.text", "must not be empty")
     return Document(number, item.get("id") or str(number), item.get("title") or "", item["text"])
 
 

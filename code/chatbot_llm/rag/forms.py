@@ -10,10 +10,10 @@ from typing import Any
 from chatbot_llm.engine.protocols import PROTOCOLS
 from chatbot_llm.engine.protocols.base import EngineRequest
 from chatbot_llm.engine.protocols.messages import document
-from chatbot_llm.errors import BadRequest
+from chatbot_llm.errors import require
 from chatbot_llm.rag import documents
 from chatbot_llm.rag.documents import ANSWER_TOKENS, Body, Document, Documents
-from chatbot_llm.sse import framed, one_line
+from chatbot_llm.sse import framed
 
 #: Annotations, in a chat's form, and grounding of a text.
 Checked = Callable[[str], Awaitable[tuple[list[Body], Body]]]
@@ -59,7 +59,7 @@ class Form:
                 annotations, grounding = await checked(state[at])
                 choice["delta"] |= {"annotations": annotations, "grounding": grounding}
                 ended = True
-        return one_line(framed(chunk)).encode() if ended else event
+        return framed(chunk).encode() if ended else event
 
 
 class ResponsesForm(Form):
@@ -92,7 +92,7 @@ class ResponsesForm(Form):
         data = json.loads(event[event.index(b"data: ") + 6 :])
         data["sequence_number"] += state.get("added", 0)
         if name not in self._HOLD:
-            return one_line(framed(data, name.decode())).encode()
+            return framed(data, name.decode()).encode()
         events = []
         if "part" in data:
             await self._part(data["part"], checked)
@@ -100,7 +100,7 @@ class ResponsesForm(Form):
             state["added"] = state.get("added", 0) + len(events)
         for item in [data["item"]] if "item" in data else data.get("response", {}).get("output", ()):
             await self._item(item, checked)
-        return one_line("".join([*events, framed(data, name.decode())])).encode()
+        return "".join([*events, framed(data, name.decode())]).encode()
 
     def _added(self, done: Body) -> list[str]:
         """The events that tell of a part's annotations one by one, before `done`, which moves behind them."""
@@ -141,9 +141,8 @@ class MessagesForm(Form):
             found += [document(block, "") for block in blocks]
             cited = cited or any((block.get("citations") or {}).get("enabled") for block in blocks)
             rest = [block for block in message["content"] if block["type"] != "document"]
-            if blocks and not rest:
-                place = f"messages[{at}].content"
-                raise BadRequest(f"{place}: must hold more than documents, such as a question", param=place)
+            place = f"messages[{at}].content"
+            require(rest or not blocks, place, "must hold more than documents, such as a question")
             message["content"] = rest
         if found:
             body["documents"] = found
@@ -185,7 +184,7 @@ class MessagesForm(Form):
         kind = "content_block_delta"
         deltas = [{"type": "citations_delta", "citation": _located(each, shown)} for each in annotations]
         events = [framed({"type": kind, "index": at, "delta": delta}, kind) for delta in deltas]
-        return one_line("".join([*events, framed(data, "content_block_stop")])).encode()
+        return "".join([*events, framed(data, "content_block_stop")]).encode()
 
 
 def _located(annotation: Body, shown: Sequence[Document]) -> Body:

@@ -1,7 +1,7 @@
 """A response that a view cannot give at once: the door awaits `produce` on the event loop and sends what it returns."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from flask import Response
 
@@ -17,6 +17,6 @@ class Streamed(Protocol):
 class Deferred(Response):
     """`produce(response)` may set the response's headers, and raises ApiError. If the client goes, it is cancelled."""
 
-    def __init__(self, produce: "Callable[[Deferred], Awaitable[bytes | Streamed]]", **how: Any) -> None:
-        super().__init__(**{"mimetype": "application/json", **how})
+    def __init__(self, produce: "Callable[[Deferred], Awaitable[bytes | Streamed]]") -> None:
+        super().__init__(mimetype="application/json")
         self.produce = produce

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from chatbot_llm.errors import BadRequest
+from chatbot_llm.errors import wrong
 from chatbot_llm.sse import one_line
 
 #: Bytes of prompts sent back for one byte sent: eight choices of a plain text stay below.
@@ -20,21 +20,17 @@ def check(body: dict[str, Any], prompts: Sequence[str], sent: int) -> None:
     copies = int(body.get("n") or 1) * (2 if body.get("echo") else 1)
     size = sum(len(json.dumps(one_line(prompt), ensure_ascii=False).encode()) for prompt in prompts) * copies
     if size > MAX_ECHO * sent:
-        raise BadRequest(
-            f"n: the prompt would be sent back {copies} times, more than {MAX_ECHO} times the request; ask "
+        raise wrong(
+            "n",
+            f"the prompt would be sent back {copies} times, more than {MAX_ECHO} times the request; ask "
             "for fewer choices, or POST /v1/completions, which does not send it back",
-            param="n",
         )
-
-
-def is_tokens(prompt: Any) -> bool:
-    """Whether a prompt is one list of token ids."""
-    return isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], int)
 
 
 def each(prompt: Any) -> list[Any]:
     """One prompt or several, as a list: a list of strings or of token lists is several, a list of token ids is one."""
-    return [prompt] if is_tokens(prompt) or not isinstance(prompt, list) else prompt
+    one = not isinstance(prompt, list) or (bool(prompt) and isinstance(prompt[0], int))
+    return [prompt] if one else prompt
 
 
 def add_text(body: bytes, prompts: Sequence[str], echo: bool = False) -> bytes:

@@ -23,7 +23,7 @@ from flask import Blueprint, Flask, Response, request
 from werkzeug.test import EnvironBuilder
 
 from chatbot_llm.engine.protocols import PROTOCOLS
-from chatbot_llm.errors import BadRequest
+from chatbot_llm.errors import BadRequest, require, wrong
 from chatbot_llm.routes import validation
 from chatbot_llm.routes.auth import EVENT
 
@@ -89,11 +89,9 @@ def read_event(raw: bytes) -> tuple[str, str, dict[str, str], bytes]:
         raise BadRequest(HINT, code="unknown_event")
     body = _body(event)
     method = str(event.get("method") or event.get("httpMethod") or http.get("method") or ("POST" if body else "GET"))
-    if method.upper() not in _METHODS:
-        raise BadRequest(f"method: one of {', '.join(_METHODS)}", param="method")
+    require(method.upper() in _METHODS, "method", f"one of {', '.join(_METHODS)}")
     headers = event.get("headers") or {}
-    if not isinstance(headers, dict):
-        raise BadRequest("headers: must be an object of strings", param="headers")
+    require(isinstance(headers, dict), "headers", "must be an object of strings")
     clean = {str(name).lower(): str(value) for name, value in headers.items()}
     # Only the platform says where a call came from.
     clean = {name: value for name, value in clean.items() if not name.startswith("x-fc-") and name != "content-length"}
@@ -113,4 +111,4 @@ def _body(event: dict[str, Any]) -> bytes:
     try:
         return base64.b64decode(body, validate=True)
     except ValueError as error:  # binascii.Error, or letters that are not ASCII
-        raise BadRequest(f"body: not base64 ({error})", param="body") from None
+        raise wrong("body", f"not base64 ({error})") from None

@@ -37,17 +37,52 @@ def _object(required: list[str], **properties: JSON) -> JSON:
     return {"type": "object", "required": required, "properties": properties}
 
 
+def _record(**properties: JSON) -> JSON:
+    """An object that has all of these."""
+    return _object([*properties], **properties)
+
+
+def _list(items: JSON, **bounds: int) -> JSON:
+    return {"type": "array", **bounds, "items": items}
+
+
 def _enum(*values: str) -> JSON:
     return {"type": "string", "enum": list(values)}
 
 
+def _request(kind: str, required: list[str], **properties: JSON) -> JSON:
+    """Every field that a request of this kind may hold, and no other: obeyed, without effect, or refused and why."""
+
+    def shape(field: fields.Field) -> JSON:
+        if field.use == "refused":
+            return {"enum": [None, *field.neutral], "description": f"Refused: {field.why}."}
+        return {"description": f"Without effect: {field.why}."} if field.why else {}
+
+    known = {name: shape(field) for name, field in fields.PROTOCOLS[kind].items()}
+    return {**_object(required, **{**known, **properties}), "additionalProperties": False}
+
+
+def _completion(kind: str, **said: JSON) -> JSON:
+    """An answer whose choices hold what is `said`."""
+    return _record(
+        id=TEXT,
+        object=_enum(kind),
+        created=WHOLE,
+        model=TEXT,
+        choices=_list(_object(["index", *said, "finish_reason"], index=WHOLE, **said)),
+        usage=_ref("Usage"),
+    )
+
+
 TEXT: JSON = {"type": "string"}
+NAME: JSON = {"type": ["string", "null"]}
 WHOLE: JSON = {"type": "integer"}
 FLAG: JSON = {"type": ["boolean", "null"]}
 NUMBER: JSON = {"type": ["number", "null"]}
 COUNT: JSON = {"type": ["integer", "null"], "minimum": 1}
-STRINGS: JSON = {"type": "array", "items": TEXT}
-ANY: JSON = {}
+MAP: JSON = {"type": ["object", "null"]}
+STRINGS: JSON = _list(TEXT)
+OBJECTS: JSON = _list({"type": "object"})
 
 #: From one code point of a text up to another.
 _PLACE: JSON = {"start_index": WHOLE, "end_index": WHOLE}
@@ -60,20 +95,17 @@ _DOCUMENTS: JSON = {
         "description": "What the answer is to rest on, best first; it then has annotations and grounding.",
     },
     "documents_policy": {"enum": [*POLICIES, None], "description": "What becomes of documents that do not fit."},
-    "documents_instruction": {
-        "type": ["string", "null"],
-        "description": "In place of the service's own; empty: none.",
-    },
+    "documents_instruction": {**NAME, "description": "In place of the service's own; empty: none."},
 }
 #: Fields that chat and completion requests share.
 _SAMPLING: JSON = {
-    "model": {"type": ["string", "null"], "description": "One of GET /v1/models; left out, the first of them."},
+    "model": {**NAME, "description": "One of GET /v1/models; left out, the first of them."},
     "max_tokens": COUNT,
     "n": COUNT,
     "stream": FLAG,
-    "stream_options": {"type": ["object", "null"], "properties": {"include_usage": {"type": "boolean"}}},
-    "temperature": {"type": ["number", "null"], "minimum": 0},
-    "top_p": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 1},
+    "stream_options": {**MAP, "properties": {"include_usage": {"type": "boolean"}}},
+    "temperature": {**NUMBER, "minimum": 0},
+    "top_p": {**NUMBER, "exclusiveMinimum": 0, "maximum": 1},
     "seed": {"type": ["integer", "null"]},
     "stop": {"anyOf": [TEXT, STRINGS, {"type": "null"}]},
     "presence_penalty": NUMBER,
@@ -83,156 +115,132 @@ _SAMPLING: JSON = {
 #: What a chat and a response share beside that, and a message and its counting.
 TOOLS: JSON = {
     "tools": {"type": ["array", "null"], "items": {"type": "object"}},
-    "tool_choice": {"anyOf": [_enum("none", "auto", "required"), {"type": ["object", "null"]}]},
+    "tool_choice": {"anyOf": [_enum("none", "auto", "required"), MAP]},
 }
 MESSAGE: JSON = {
-    "system": {"type": ["string", "null"]},
-    "tools": {"type": ["array", "null"], "items": {"type": "object"}},
-    "tool_choice": {"type": ["object", "null"]},
+    "messages": _list(_ref("Turn"), minItems=1),
+    "system": NAME,
+    "tools": TOOLS["tools"],
+    "tool_choice": MAP,
 }
+_TEXT_BLOCK = _record(type=_enum("text"), text=TEXT)
 
 SCHEMAS: JSON = {
-    "Error": _object(
-        ["error"],
+    "Error": _record(
         error=_object(
             ["message", "type", "param", "code"],
             message=TEXT,
             type=TEXT,
-            param={"type": ["string", "null"]},
-            code={"type": ["string", "null"]},
+            param=NAME,
+            code=NAME,
             status={**WHOLE, "description": "Inside /invoke only: the HTTP status its caller would not see."},
-        ),
+        )
     ),
     "Message": _object(
         ["role"],
         role=_enum("system", "developer", "user", "assistant", "tool"),
-        content={"anyOf": [TEXT, {"type": "array", "items": _object(["type", "text"], type=_enum("text"), text=TEXT)}]},
+        content={"anyOf": [TEXT, _list(_TEXT_BLOCK)]},
     ),
     "Document": {
-        **_object(["text"], id=TEXT, title=TEXT, text={"type": "string", "minLength": 1}),
+        **_object(["text"], id=TEXT, title=TEXT, text={**TEXT, "minLength": 1}),
         "additionalProperties": False,
     },
-    "ChatRequest": _object(
+    "ChatRequest": _request(
+        "chat",
         ["messages"],
-        messages={"type": "array", "minItems": 1, "items": _ref("Message")},
+        messages=_list(_ref("Message"), minItems=1),
         **_DOCUMENTS,
         max_completion_tokens=COUNT,
-        response_format={"type": ["object", "null"]},
+        response_format=MAP,
         **TOOLS,
         **_SAMPLING,
     ),
-    "CompletionRequest": _object(
+    "CompletionRequest": _request(
+        "completion",
         ["prompt"],
-        prompt={"anyOf": [TEXT, {**STRINGS, "minItems": 1}, {"type": "array", "minItems": 1, "items": WHOLE}]},
+        prompt={"anyOf": [TEXT, {**STRINGS, "minItems": 1}, _list(WHOLE, minItems=1)]},
         **_SAMPLING,
     ),
-    "ResponsesRequest": _object(
+    "ResponsesRequest": _request(
+        "responses",
         ["input"],
-        input={"anyOf": [{**TEXT, "minLength": 1}, {"type": "array", "minItems": 1, "items": {"type": "object"}}]},
-        instructions={"type": ["string", "null"]},
+        input={"anyOf": [{**TEXT, "minLength": 1}, _list({"type": "object"}, minItems=1)]},
+        instructions=NAME,
         **_DOCUMENTS,
         max_output_tokens=COUNT,
-        text={"type": ["object", "null"]},
-        metadata={"type": ["object", "null"], "additionalProperties": TEXT},
+        text=MAP,
+        metadata={**MAP, "additionalProperties": TEXT},
         **{name: _SAMPLING[name] for name in ("model", "stream", "temperature", "top_p", "seed")},
         **TOOLS,
     ),
-    "Response": _object(
-        ["id", "object", "created_at", "model", "status", "output", "store"],
+    "Response": _record(
         id=TEXT,
         object=_enum("response"),
         created_at=WHOLE,
         model=TEXT,
         status=_enum("completed", "incomplete"),
-        output={"type": "array", "items": {"type": "object"}},
+        output=OBJECTS,
         store={"type": "boolean", "description": "Always false: nothing is stored."},
     ),
-    "MessagesRequest": _object(
+    "MessagesRequest": _request(
+        "messages",
         ["messages", "max_tokens"],
-        messages={"type": "array", "minItems": 1, "items": _ref("Turn")},
         **MESSAGE,
         max_tokens={**WHOLE, "minimum": 1},
         stop_sequences={"anyOf": [STRINGS, {"type": "null"}]},
         **{name: _SAMPLING[name] for name in ("model", "stream", "temperature", "top_p")},
     ),
-    "CountRequest": _object(["messages"], messages={"type": "array", "minItems": 1, "items": _ref("Turn")}, **MESSAGE),
-    "Turn": _object(
-        ["role", "content"],
+    "CountRequest": _request("count", ["messages"], **MESSAGE),
+    "Turn": _record(
         role=_enum("user", "assistant"),
-        content={"anyOf": [TEXT, {"type": "array", "items": {"anyOf": [_ref("TextBlock"), _ref("DocumentBlock")]}}]},
+        content={"anyOf": [TEXT, _list({"anyOf": [_ref("TextBlock"), _ref("DocumentBlock")]})]},
     ),
-    "TextBlock": _object(["type", "text"], type=_enum("text"), text=TEXT),
+    "TextBlock": _TEXT_BLOCK,
     "DocumentBlock": _object(
         ["type", "source"],
         type=_enum("document"),
-        title={"type": ["string", "null"]},
-        source=_object(["type", "data"], type=_enum("text"), data={"type": "string", "minLength": 1}),
-        citations={"type": ["object", "null"], "properties": {"enabled": {"type": "boolean"}}},
+        title=NAME,
+        source=_record(type=_enum("text"), data={**TEXT, "minLength": 1}),
+        citations={**MAP, "properties": {"enabled": {"type": "boolean"}}},
     ),
-    "Said": _object(
-        ["id", "type", "role", "model", "content", "usage"],
+    "Said": _record(
         id=TEXT,
         type=_enum("message"),
         role=_enum("assistant"),
         model=TEXT,
-        content={"type": "array", "items": {"type": "object"}},
+        content=OBJECTS,
         usage={"type": "object"},
     ),
-    "MessagesError": _object(
-        ["type", "error"], type=_enum("error"), error=_object(["type", "message"], type=TEXT, message=TEXT)
-    ),
-    "Usage": _object(["prompt_tokens", "completion_tokens"], prompt_tokens=WHOLE, completion_tokens=WHOLE),
-    "Annotation": _object(
-        ["type", "kind", "url_citation", "document"],
+    "MessagesError": _record(type=_enum("error"), error=_record(type=TEXT, message=TEXT)),
+    "Usage": _record(prompt_tokens=WHOLE, completion_tokens=WHOLE),
+    "Annotation": _record(
         type=_enum("url_citation"),
         kind=_enum("mark", "verbatim"),
-        url_citation=_object(["start_index", "end_index", "title", "url"], **_PLACE, title=TEXT, url=TEXT),
+        url_citation=_record(**_PLACE, title=TEXT, url=TEXT),
         document=_object(["number", "id"], number=WHOLE, id=TEXT, **_PLACE),
     ),
-    "Grounding": _object(
-        ["documents", "left_out", "verbatim_share", "unknown_citations", "unsupported_quotes"],
+    "Grounding": _record(
         documents=STRINGS,
         left_out=STRINGS,
         verbatim_share={"type": "number", "minimum": 0, "maximum": 1},
-        unknown_citations={"type": "array", "items": _object(["number", *_PLACE], number=WHOLE, **_PLACE)},
-        unsupported_quotes={"type": "array", "items": _object([*_PLACE], **_PLACE)},
+        unknown_citations=_list(_record(number=WHOLE, **_PLACE)),
+        unsupported_quotes=_list(_record(**_PLACE)),
     ),
     "Answer": {
         "description": "With documents in the request; streamed, they come with the delta that ends a choice.",
         **_object(
             [],
-            annotations={"anyOf": [{"type": "array", "items": _ref("Annotation")}, {"type": "null"}]},
+            annotations={"anyOf": [_list(_ref("Annotation")), {"type": "null"}]},
             grounding=_ref("Grounding"),
         ),
     },
-    "ChatCompletion": _object(
-        ["id", "object", "created", "model", "choices", "usage"],
-        id=TEXT,
-        object=_enum("chat.completion"),
-        created=WHOLE,
-        model=TEXT,
-        choices={
-            "type": "array",
-            "items": _object(["index", "message", "finish_reason"], index=WHOLE, message=_ref("Answer")),
-        },
-        usage=_ref("Usage"),
-    ),
-    "Completion": _object(
-        ["id", "object", "created", "model", "choices", "usage"],
-        id=TEXT,
-        object=_enum("text_completion"),
-        created=WHOLE,
-        model=TEXT,
-        choices={"type": "array", "items": _object(["index", "text", "finish_reason"], index=WHOLE, text=TEXT)},
-        usage=_ref("Usage"),
-    ),
-    "Generated": {"allOf": [_ref("Completion"), _object(["text"], text=STRINGS)]},
+    "ChatCompletion": _completion("chat.completion", message=_ref("Answer")),
+    "Completion": _completion("text_completion", text=TEXT),
+    "Generated": {"allOf": [_ref("Completion"), _record(text=STRINGS)]},
     "Model": _object(["id", "object"], id=TEXT, object=_enum("model"), max_model_len=WHOLE),
-    "Models": _object(["object", "data"], object=_enum("list"), data={"type": "array", "items": _ref("Model")}),
-    "Tokens": _object(["tokens", "count"], tokens={"type": "array", "items": WHOLE}, count=WHOLE),
-    "Health": _object(
-        ["state", "ready", "running", "waiting"], state=TEXT, ready={"type": "boolean"}, running=WHOLE, waiting=WHOLE
-    ),
+    "Models": _record(object=_enum("list"), data=_list(_ref("Model"))),
+    "Tokens": _record(tokens=_list(WHOLE), count=WHOLE),
+    "Health": _record(state=TEXT, ready={"type": "boolean"}, running=WHOLE, waiting=WHOLE),
     "Event": {
         "description": "What POST /chat, /generate, /v1/responses or /v1/messages takes, or any request "
         "as path, method, headers and body.",
@@ -243,34 +251,12 @@ SCHEMAS: JSON = {
                 path={"type": "string", "pattern": "^/"},
                 method=_enum("GET", "POST", "HEAD", "OPTIONS"),
                 headers={"type": "object", "additionalProperties": TEXT},
-                body={"anyOf": [TEXT, {"type": ["object", "null"]}]},
+                body={"anyOf": [TEXT, MAP]},
                 isBase64Encoded={"type": "boolean"},
             ),
         ],
     },
 }
-
-
-def _with_its_fields(kind: str, schema: JSON) -> JSON:
-    """Every field that a request of this kind may hold, and no other: obeyed, without effect, or refused and why."""
-
-    def shape(field: fields.Field) -> JSON:
-        if field.use == "refused":
-            return {"enum": [None, *field.neutral], "description": f"Refused: {field.why}."}
-        return {"description": f"Without effect: {field.why}."} if field.why else {}
-
-    known = {name: shape(field) for name, field in fields.PROTOCOLS[kind].items()}
-    return {**schema, "properties": {**known, **schema["properties"]}, "additionalProperties": False}
-
-
-for _name, _kind in (
-    ("ChatRequest", "chat"),
-    ("CompletionRequest", "completion"),
-    ("ResponsesRequest", "responses"),
-    ("MessagesRequest", "messages"),
-    ("CountRequest", "count"),
-):
-    SCHEMAS[_name] = _with_its_fields(_kind, SCHEMAS[_name])
 
 _HEADERS: list[JSON] = [
     {"name": "x-request-id", "in": "header", "schema": TEXT, "description": "Echoed, logged and passed to the engine."},
@@ -283,104 +269,83 @@ _HEADERS: list[JSON] = [
 ]
 
 
-def _answers(content: JSON, *statuses: int, error: str = "Error") -> JSON:
-    said: JSON = {"200": {"description": "The answer.", "content": content}}
-    for status in statuses:
-        said[str(status)] = {
-            "description": _ERRORS[status],
-            "content": _of(_ref(error)),
-        }
-    return said
-
-
 def _of(schema: JSON) -> JSON:
     return {"application/json": {"schema": schema}}
+
+
+def _answers(content: JSON, *statuses: int, error: str = "Error") -> JSON:
+    said: JSON = {"200": {"description": "The answer.", "content": content}}
+    return said | {str(one): {"description": _ERRORS[one], "content": _of(_ref(error))} for one in statuses}
 
 
 def _post(summary: str, takes: JSON, gives: JSON, streams: bool = False, error: str = "Error") -> JSON:
     content = _of(gives) | ({"text/event-stream": {}} if streams else {})
     return {
-        "summary": summary,
-        "parameters": _HEADERS,
-        "requestBody": {"required": True, "content": _of(takes)},
-        "responses": _answers(content, 400, 401, 403, 404, 413, 415, 429, 500, 503, 504, error=error),
+        "post": {
+            "summary": summary,
+            "parameters": _HEADERS,
+            "requestBody": {"required": True, "content": _of(takes)},
+            "responses": _answers(content, 400, 401, 403, 404, 413, 415, 429, 500, 503, 504, error=error),
+        }
     }
 
 
-def _get(summary: str, content: JSON, *statuses: int, **more: Any) -> JSON:
-    return {"summary": summary, "responses": _answers(content, *statuses), **more}
+def _get(summary: str, content: JSON, *statuses: int, method: str = "get", **more: Any) -> JSON:
+    return {method: {"summary": summary, "responses": _answers(content, *statuses), **more}}
 
 
 _OPEN: JSON = {"security": []}
-_PLAIN: JSON = {"text/plain": {"schema": TEXT}}
+_ANY = _of({"type": "object"})
+_CHAT = _post("OpenAI chat completion.", _ref("ChatRequest"), _ref("ChatCompletion"), streams=True)
+_PROMPT = {"anyOf": [_record(prompt=TEXT), _record(messages={"type": "array"})]}
+_TOKENS = _record(tokens=_list({"type": "integer", "minimum": 0}))
+_MODEL_NAME = {"name": "name", "in": "path", "required": True, "schema": TEXT}
+_INVOKE = _post("One event as one request (Function Compute).", _ref("Event"), {})["post"]
+_HEALTH = {"200": "Ready.", "503": "Loading, draining, or dead."}
+
+PATHS: JSON = {
+    "/chat": _CHAT,
+    "/v1/chat/completions": _CHAT,
+    "/generate": _post("A raw completion, plus the list `text`.", _ref("CompletionRequest"), _ref("Generated"), True),
+    "/v1/completions": _post("OpenAI completion.", _ref("CompletionRequest"), _ref("Completion"), True),
+    "/v1/responses": _post("OpenAI response, not stored.", _ref("ResponsesRequest"), _ref("Response"), True),
+    "/v1/messages": _post("Anthropic message.", _ref("MessagesRequest"), _ref("Said"), True, "MessagesError"),
+    "/v1/messages/count_tokens": _post(
+        "Tokens of an Anthropic message.", _ref("CountRequest"), _record(input_tokens=WHOLE), error="MessagesError"
+    ),
+    "/tokenize": _post("Token ids of a prompt or of messages.", _PROMPT, _ref("Tokens")),
+    "/detokenize": _post("The text of token ids.", _TOKENS, {"type": "object"}),
+    "/v1/models": _get("The served models.", _of(_ref("Models")), 401, 503),
+    "/v1/models/{name}": _get("One served model.", _of(_ref("Model")), 401, 404, 503, parameters=[_MODEL_NAME]),
+    "/version": _get("Versions of service, engine and model.", _ANY, 401),
+    "/health": {
+        "get": {
+            "summary": "200 only when a request sent now would be answered.",
+            "responses": {
+                status: {"description": text, "content": _of(_ref("Health"))} for status, text in _HEALTH.items()
+            },
+            **_OPEN,
+        }
+    },
+    "/metrics": _get("Prometheus text.", {"text/plain": {"schema": TEXT}}, 401),
+    "/openapi.json": _get("This description.", _ANY, **_OPEN),
+    # Whatever the route inside the event answers.
+    "/invoke": {
+        "post": _INVOKE
+        | {"responses": {"default": {"description": "The answer, without its status.", "content": {"*/*": {}}}}}
+    },
+    "/initialize": _get("Block until the engine is ready (Function Compute).", _ANY, 401, 403, 500, 503, method="post"),
+    "/pre-stop": _get("Drain (Function Compute).", _ANY, 401, 403),
+}
 
 
 def describe() -> JSON:
     """The OpenAPI 3.1 description of this service."""
-    chat = _post("OpenAI chat completion.", _ref("ChatRequest"), _ref("ChatCompletion"), streams=True)
-    invoke = _post("One event as one request (Function Compute).", _ref("Event"), ANY)
-    # Whatever the route inside the event answers.
-    invoke["responses"] = {"default": {"description": "The answer, without its status.", "content": {"*/*": {}}}}
-    name = {"name": "name", "in": "path", "required": True, "schema": TEXT}
-    prompt = {"anyOf": [_object(["prompt"], prompt=TEXT), _object(["messages"], messages={"type": "array"})]}
-    tokens = _object(["tokens"], tokens={"type": "array", "items": {"type": "integer", "minimum": 0}})
     return {
         "openapi": "3.1.0",
         "info": {"title": "chatbot-llm", "version": __version__, "license": {"name": "Apache-2.0"}},
         "security": [{"bearer": []}, {"api_key": []}, {"x_api_key": []}, {}],
-        "paths": {
-            "/chat": {"post": chat},
-            "/v1/chat/completions": {"post": chat},
-            "/generate": {
-                "post": _post(
-                    "A raw completion, plus the list `text`.", _ref("CompletionRequest"), _ref("Generated"), True
-                )
-            },
-            "/v1/completions": {
-                "post": _post("OpenAI completion.", _ref("CompletionRequest"), _ref("Completion"), streams=True)
-            },
-            "/v1/responses": {
-                "post": _post("OpenAI response, not stored.", _ref("ResponsesRequest"), _ref("Response"), streams=True)
-            },
-            "/v1/messages": {
-                "post": _post("Anthropic message.", _ref("MessagesRequest"), _ref("Said"), True, error="MessagesError")
-            },
-            "/v1/messages/count_tokens": {
-                "post": _post(
-                    "Tokens of an Anthropic message.",
-                    _ref("CountRequest"),
-                    _object(["input_tokens"], input_tokens=WHOLE),
-                    error="MessagesError",
-                )
-            },
-            "/tokenize": {"post": _post("Token ids of a prompt or of messages.", prompt, _ref("Tokens"))},
-            "/detokenize": {"post": _post("The text of token ids.", tokens, {"type": "object"})},
-            "/v1/models": {"get": _get("The served models.", _of(_ref("Models")), 401, 503)},
-            "/v1/models/{name}": {
-                "get": _get("One served model.", _of(_ref("Model")), 401, 404, 503, parameters=[name])
-            },
-            "/version": {"get": _get("Versions of service, engine and model.", _of({"type": "object"}), 401)},
-            "/health": {
-                "get": {
-                    "summary": "200 only when a request sent now would be answered.",
-                    "responses": {
-                        status: {"description": text, "content": _of(_ref("Health"))}
-                        for status, text in (("200", "Ready."), ("503", "Loading, draining, or dead."))
-                    },
-                    **_OPEN,
-                }
-            },
-            "/metrics": {"get": _get("Prometheus text.", _PLAIN, 401)},
-            "/openapi.json": {"get": _get("This description.", _of({"type": "object"}), **_OPEN)},
-            "/invoke": {"post": invoke},
-            "/initialize": {
-                "post": {
-                    "summary": "Block until the engine is ready (Function Compute).",
-                    "responses": _answers(_of({"type": "object"}), 401, 403, 500, 503),
-                }
-            },
-            "/pre-stop": {"get": _get("Drain (Function Compute).", _of({"type": "object"}), 401, 403)},
-        },
+        "paths": PATHS,
         "components": {
             "schemas": SCHEMAS,
             "securitySchemes": {

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from chatbot_llm.errors import BadRequest
+from chatbot_llm.errors import BadRequest, require, wrong
 from chatbot_llm.routes import fields
 from chatbot_llm.settings import Settings
 
@@ -44,13 +44,12 @@ def _tools(body: dict[str, Any]) -> None:
     _sized(tools, "tools")
     for at, tool in enumerate(tools):
         place = f"tools[{at}]"
-        function = tool.get("function") if isinstance(tool, dict) else None
-        if isinstance(tool, dict) and tool.get("type", "function") != "function":
-            raise BadRequest(f"{place}.type: only tools of type function are accepted", param=f"{place}.type")
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise BadRequest(f"{place}.function: must be an object with a name", param=f"{place}.function")
-        if not isinstance(function.get("strict"), bool | None):
-            raise BadRequest(f"{place}.function.strict: must be true or false", param=f"{place}.function.strict")
+        tool = tool if isinstance(tool, dict) else {}
+        function: Any = tool.get("function")
+        require(tool.get("type", "function") == "function", f"{place}.type", "only tools of type function are accepted")
+        named = isinstance(function, dict) and isinstance(function.get("name"), str)
+        require(named, f"{place}.function", "must be an object with a name")
+        require(isinstance(function.get("strict"), bool | None), f"{place}.function.strict", "must be true or false")
         if not isinstance(parameters := function.get("parameters"), dict | None):
             raise BadRequest(f"{place}.function.parameters: must be a JSON schema, an object", param=place)
         _references(parameters, f"{place}.function.parameters")
@@ -65,21 +64,16 @@ def _response_format(body: dict[str, Any]) -> None:
         return
     fields.check(wanted, fields.INSIDE[place], place)
     kind = wanted.get("type")
-    if kind not in ("text", "json_object", "json_schema"):
-        raise BadRequest(f"{place}.type: must be text, json_object or json_schema", param=f"{place}.type")
+    known = kind in ("text", "json_object", "json_schema")
+    require(known, f"{place}.type", "must be text, json_object or json_schema")
     inner = wanted.get("json_schema")
     if kind != "json_schema":
-        if inner is not None:
-            raise BadRequest(
-                f'{place}.json_schema: needs "type": "json_schema" beside it', param=f"{place}.json_schema"
-            )
+        require(inner is None, f"{place}.json_schema", 'needs "type": "json_schema" beside it')
         return
     place = "response_format.json_schema"
-    if not isinstance(inner, dict):
-        raise BadRequest(f"{place}: must be an object with name and schema", param=place)
+    require(isinstance(inner, dict), place, "must be an object with name and schema")
     fields.check(inner, fields.INSIDE[place], place)
-    if not isinstance(inner.get("name"), str):
-        raise BadRequest(f"{place}.name: must be a string", param=f"{place}.name")
+    require(isinstance(inner.get("name"), str), f"{place}.name", "must be a string")
     _schema(inner.get("schema"), f"{place}.schema")
 
 
@@ -91,46 +85,39 @@ def _structured_outputs(body: dict[str, Any], settings: Settings) -> None:
         del wanted[name]
     fields.check(wanted, fields.INSIDE[place], place)
     kinds = [name for name in wanted if fields.INSIDE[place][name] is fields.OBEYED]
-    if len(kinds) != 1:
-        raise BadRequest(f"{place}: must hold exactly one of json, choice, json_object", param=place)
+    require(len(kinds) == 1, place, "must hold exactly one of json, choice, json_object")
     if body.get("response_format", {}).get("type", "text") != "text":
-        raise BadRequest(f"{place}: not together with response_format", param=place)
+        raise wrong(place, "not together with response_format")
     (kind,) = kinds
     value, named = wanted[kind], f"{place}.{kind}"
     if kind in _RAW:
-        _raw(named, named, settings)
-        if not isinstance(value, str) or not value.strip():
-            raise BadRequest(f"{named}: must be a string with something in it", param=named)
+        # A grammar of the caller's own is a program that runs in the engine, for every token of everyone.
+        require(
+            settings.raw_grammars,
+            named,
+            "not accepted here; use a JSON schema (response_format) or structured_outputs.choice "
+            "(the operator can allow it: CHATBOT_RAW_GRAMMARS)",
+        )
+        require(isinstance(value, str) and value.strip(), named, "must be a string with something in it")
         _sized(value, named)
-    elif kind == "json_object" and value is not True:
-        raise BadRequest(f"{named}: must be true, or left out", param=named)
+    elif kind == "json_object":
+        require(value is True, named, "must be true, or left out")
     elif kind == "choice":
-        if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
-            raise BadRequest(f"{named}: must be a list of strings", param=named)
+        listed = isinstance(value, list) and value and all(isinstance(one, str) for one in value)
+        require(listed, named, "must be a list of strings")
         _sized(value, named)
     elif kind == "json":
         if isinstance(value, str):  # vLLM takes a schema in a string, too
             try:
                 value = json.loads(value)
             except (ValueError, RecursionError):
-                raise BadRequest(f"{named}: is not JSON", param=named) from None
+                raise wrong(named, "is not JSON") from None
         _schema(value, named)
-
-
-def _raw(what: str, param: str, settings: Settings) -> None:
-    """A grammar of the caller's own is a program that runs in the engine, for every token of everyone."""
-    if not settings.raw_grammars:
-        raise BadRequest(
-            f"{what}: not accepted here; use a JSON schema (response_format) or structured_outputs.choice "
-            "(the operator can allow it: CHATBOT_RAW_GRAMMARS)",
-            param=param,
-        )
 
 
 def _schema(value: Any, place: str) -> None:
     """A schema that must be obeyed."""
-    if not isinstance(value, dict):
-        raise BadRequest(f"{place}: must be a JSON schema, an object", param=place)
+    require(isinstance(value, dict), place, "must be a JSON schema, an object")
     _sized(value, place)
     _references(value, place)
     _counts(value, place)
@@ -174,8 +161,8 @@ def _tidy(schema: Any) -> None:
 
 
 def _sized(value: Any, place: str) -> None:
-    if (size := len(json.dumps(value, ensure_ascii=False))) > MAX_SCHEMA:
-        raise BadRequest(f"{place}: {size} characters, at most {MAX_SCHEMA}", param=place)
+    size = len(json.dumps(value, ensure_ascii=False))
+    require(size <= MAX_SCHEMA, place, f"{size} characters, at most {MAX_SCHEMA}")
 
 
 def _references(schema: Any, place: str) -> None:

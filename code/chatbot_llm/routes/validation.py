@@ -14,8 +14,8 @@ from werkzeug.routing import Map
 
 from chatbot_llm.engine.protocols import PROTOCOLS
 from chatbot_llm.engine.protocols.base import Protocol
-from chatbot_llm.errors import BadRequest
-from chatbot_llm.routes import fields, structures
+from chatbot_llm.errors import BadRequest, require, wrong
+from chatbot_llm.routes import fields, generate, structures
 from chatbot_llm.settings import Settings
 
 #: Deepest nesting of a body; the deepest honest one, a tool schema, stays below 20.
@@ -37,18 +37,8 @@ MAX_ITEMS = {
 #: Roles a chat template writes down; it drops a message of any other without a word.
 ROLES = ("system", "developer", "user", "assistant", "tool")
 #: vLLM's validators reach into these before they look at their type.
-_SHAPES: dict[str, type] = {
-    "messages": list,
-    "tools": list,
-    "documents": list,
-    "response_format": dict,
-    "structured_outputs": dict,
-    "stream_options": dict,
-    "chat_template_kwargs": dict,
-    "text": dict,
-    "reasoning": dict,
-    "output_config": dict,
-}
+_LISTS = ("messages", "tools", "documents")
+_OBJECTS = "response_format structured_outputs stream_options chat_template_kwargs text reasoning output_config".split()
 #: Fields that hold schemas; their numbers may be as large as JSON's.
 _SCHEMAS = ("tools", "response_format", "structured_outputs", "text", "output_config")
 _TEXT_PARTS = ("text", "refusal", "thinking", "input_text", "output_text")
@@ -107,16 +97,15 @@ def _own(protocol: Protocol, body: dict[str, Any], settings: Settings) -> None:
             param="messages" if "messages" in body else protocol.prompt,
             code="context_length_exceeded",
         )
-    if not isinstance(body.get("model", ""), str):
-        raise BadRequest("model: must be a string", param="model")
+    require(isinstance(body.get("model", ""), str), "model", "must be a string")
     known = fields.PROTOCOLS[protocol.kind]
     fields.check(body, {**known, "script": fields.OBEYED} if settings.engine == "scripted" else known)
-    for name, shape in _SHAPES.items():
-        if not isinstance(body.get(name, shape()), shape):
-            raise BadRequest(f"{name}: must be {'a list' if shape is list else 'an object'}", param=name)
+    for name in _LISTS:
+        require(isinstance(body.get(name, []), list), name, "must be a list")
+    for name in _OBJECTS:
+        require(isinstance(body.get(name, {}), dict), name, "must be an object")
     for name in ("stream", "echo"):  # read here and by vLLM, which takes "false" for false
-        if not isinstance(body.get(name, False), bool):
-            raise BadRequest(f"{name}: must be true or false", param=name)
+        require(isinstance(body.get(name, False), bool), name, "must be true or false")
     for name in ("stream_options", "text", "reasoning", "output_config"):
         if name in body:
             fields.check(body[name], fields.INSIDE[name], name)
@@ -131,27 +120,25 @@ def _as_chat(body: dict[str, Any], settings: Settings) -> None:
         outer, _, inner = name.partition(".")
         value = body.get(outer, {}).get(inner) if inner else body.get(outer)
         if isinstance(value, list | dict) and len(value) > most:
-            raise BadRequest(f"{name}: at most {most}, not {len(value)}", param=name)
+            raise wrong(name, f"at most {most}, not {len(value)}")
     if body.get("echo") and (body.get("logprobs") or body.get("top_logprobs")):
-        raise BadRequest("logprobs: not together with echo, which would score the whole prompt", param="logprobs")
+        raise wrong("logprobs", "not together with echo, which would score the whole prompt")
     if "chat_template" in body.get("chat_template_kwargs", {}):
-        raise BadRequest("chat_template_kwargs: chat_template is not accepted here", param="chat_template_kwargs")
-    prompt = body.get("prompt")
-    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) and len(prompt) > settings.max_choices:
-        raise BadRequest(f"prompt: at most {settings.max_choices} prompts in one request", param="prompt")
+        raise wrong("chat_template_kwargs", "chat_template is not accepted here")
+    if len(generate.each(body.get("prompt"))) > settings.max_choices:
+        raise wrong("prompt", f"at most {settings.max_choices} prompts in one request")
     _messages(body.get("messages", ()))
     structures.check(body, settings)
 
 
 def _at_most(body: dict[str, Any], name: str, most: int) -> None:
-    value = body.get(name)
+    if (value := body.get(name)) is None:
+        return
     if isinstance(value, float) and value.is_integer():
         body[name] = value = int(value)
     # vLLM's models would read "9" as a number, too late for this bound.
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-        raise BadRequest(f"{name}: must be an integer", param=name)
-    if value is not None and value > most:
-        raise BadRequest(f"{name}: at most {most}", param=name)
+    require(type(value) is int, name, "must be an integer")
+    require(value <= most, name, f"at most {most}")
 
 
 def measure(body: dict[str, Any]) -> int:
@@ -186,19 +173,16 @@ def _messages(messages: Any) -> None:
     parts = 0
     for at, message in enumerate(messages):
         place = f"messages[{at}]"
-        if not isinstance(message, dict):
-            raise BadRequest(f"{place}: must be an object with role and content", param=place)
+        require(isinstance(message, dict), place, "must be an object with role and content")
         role, content = message.get("role"), message.get("content")
         if role == "function" or message.get("function_call"):
-            raise BadRequest(f"{place}: send tool_calls and messages of role tool instead of functions", param=place)
-        if role not in ROLES:
-            raise BadRequest(f"{place}.role: must be one of {', '.join(ROLES)}", param=f"{place}.role")
-        if not isinstance(content, str | list | None):
-            raise BadRequest(f"{place}.content: must be a string or a list of parts", param=f"{place}.content")
-        parts += max(1, len(content) if isinstance(content, list) else 1)
-        if parts > MAX_MESSAGES:
-            raise BadRequest(f"messages: at most {MAX_MESSAGES} messages and content parts", param="messages")
-        for number, part in enumerate(content if isinstance(content, list) else ()):
+            raise wrong(place, "send tool_calls and messages of role tool instead of functions")
+        require(role in ROLES, f"{place}.role", f"must be one of {', '.join(ROLES)}")
+        require(isinstance(content, str | list | None), f"{place}.content", "must be a string or a list of parts")
+        listed = content if isinstance(content, list) else []
+        parts += max(1, len(listed))
+        require(parts <= MAX_MESSAGES, "messages", f"at most {MAX_MESSAGES} messages and content parts")
+        for number, part in enumerate(listed):
             _part(part, f"{place}.content[{number}]")
         _past_calls(message.get("tool_calls"), f"{place}.tool_calls")
 
@@ -206,40 +190,32 @@ def _messages(messages: Any) -> None:
 def _part(part: Any, place: str) -> None:
     if isinstance(part, str):
         return
-    if not isinstance(part, dict):
-        raise BadRequest(f"{place}: must be an object with type and text", param=place)
+    require(isinstance(part, dict), place, "must be an object with type and text")
     for name in [name for name, value in part.items() if value is None]:
         del part[name]
     # vLLM also takes a part without a type, by the name of its field.
     if part.get("type", "text") not in _TEXT_PARTS or any(word in key for key in part for word in _MEDIA):
-        raise BadRequest(f"{place}: only parts of type text are accepted", param=place)
+        raise wrong(place, "only parts of type text are accepted")
     if part.get("type") in ("text", "input_text", "output_text") and not isinstance(part.get("text"), str):
-        raise BadRequest(f"{place}.text: must be a string", param=f"{place}.text")
+        raise wrong(f"{place}.text", "must be a string")
 
 
 def _past_calls(calls: Any, place: str) -> None:
     """Tool calls that the conversation already holds; templates read their arguments as JSON."""
-    if calls is None:
-        return
-    if not isinstance(calls, list):
-        raise BadRequest(f"{place}: must be a list", param=place)
-    for at, call in enumerate(calls):
+    require(isinstance(calls, list | None), place, "must be a list")
+    for at, call in enumerate(calls or ()):
         call = call if isinstance(call, dict) else {}
         function, named = call.get("function"), f"{place}[{at}]"
-        if not isinstance(call.get("id", ""), str):
-            raise BadRequest(f"{named}.id: must be a string", param=f"{named}.id")
-        if call.get("type", "function") != "function":
-            raise BadRequest(f"{named}.type: must be function", param=f"{named}.type")
+        require(isinstance(call.get("id", ""), str), f"{named}.id", "must be a string")
+        require(call.get("type", "function") == "function", f"{named}.type", "must be function")
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise BadRequest(f"{place}[{at}].function: must be an object with name and arguments", param=place)
+            raise BadRequest(f"{named}.function: must be an object with name and arguments", param=place)
         arguments = function.get("arguments") or "{}"
         try:
             sound = isinstance(arguments, dict) or isinstance(json.loads(arguments), dict)
         except (TypeError, ValueError, RecursionError):
             sound = False
-        if not sound:
-            named = f"{place}[{at}].function.arguments"
-            raise BadRequest(f"{named}: must be a JSON object, written as a string", param=named)
+        require(sound, f"{named}.function.arguments", "must be a JSON object, written as a string")
 
 
 def missing(method: str, path: str, routes: Map) -> str:

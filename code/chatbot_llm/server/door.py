@@ -14,10 +14,11 @@ from typing import Any
 
 from flask import Flask, Request, Response
 
-from chatbot_llm.app import ADMITTED, REFUSAL, service_of
+from chatbot_llm.app import ADMITTED, REFUSAL
 from chatbot_llm.errors import ApiError, Overloaded
 from chatbot_llm.routes import auth
 from chatbot_llm.routes.deferred import Deferred
+from chatbot_llm.serving.service import Service
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -44,7 +45,7 @@ class Door:
 
     def __init__(self, app: Flask) -> None:
         self.app = app
-        self.service = service_of(app)
+        self.service: Service = app.extensions["chatbot_llm"]
         #: Requests whose answer is not out yet.
         self.answering = 0
         self._bodies = 0
@@ -228,8 +229,6 @@ async def _send_unread(response: Response, environ: Environ, receive: Receive, s
     await _send(response, environ, send, more=True)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(LINGER_S):
-            while True:
-                message = await receive()
-                if message["type"] != "http.request" or not message.get("more_body", False):
-                    break
+            while (await receive()).get("more_body"):
+                pass
     await send({"type": "http.response.body", "body": b""})

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
 
 from chatbot_llm.engine.base import State
 from chatbot_llm.engine.protocols.base import EngineRequest
@@ -26,6 +27,7 @@ CLIENT_GONE = 499
 CUT_AGAIN_S = 0.1
 
 
+@dataclass(eq=False, repr=False)
 class Request:
     """One request. `route` names it in the log; `platform` holds what Function Compute said of it,
     `documents` what its answer is to rest on.
@@ -33,48 +35,39 @@ class Request:
     Times are seconds on the clock of `time.monotonic`, frozen time left out.
     """
 
-    def __init__(
-        self,
-        service: Service,
-        engine_request: EngineRequest,
-        *,
-        route: str,
-        arrived: float,
-        limit_s: float,
-        platform: dict[str, str],
-        documents: Documents | None = None,
-    ) -> None:
-        self.engine_request = engine_request
-        self.arrived = arrived
-        self.deadline = arrived + limit_s
-        self.granted_at: float | None = None
-        self.first_at: float | None = None
-        self.cause: Cause | None = None
-        self._service = service
-        self._route = route
-        self._platform = platform
-        self._documents = documents
-        self._task: asyncio.Task[object] | None = None
-        self._cutting: asyncio.Task[None] | None = None
-        self._span = tracing.Span(route, engine_request.trace, time.monotonic() - arrived)
-        self._over = False
-        self._running = 0
-        self._card_s = 0.0
+    service: Service
+    engine_request: EngineRequest
+    route: str
+    arrived: float
+    deadline: float
+    platform: dict[str, str]
+    documents: Documents | None = None
+    granted_at: float | None = None
+    first_at: float | None = None
+    cause: Cause | None = None
+    _task: asyncio.Task[object] | None = None
+    _cutting: asyncio.Task[None] | None = None
+    _over: bool = False
+    _running: int = 0
+    _card_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._span = tracing.Span(self.route, self.engine_request.trace, time.monotonic() - self.arrived)
 
     # its way
 
     def prepare(self) -> None:
         """Check the body at once, if the engine can already: not only when it has a slot. Raises BadRequest."""
-        if self._service.engine.status().state is State.READY:
+        if self.service.engine.status().state is State.READY:
             try:
-                self._service.engine.prepare(self.engine_request)
+                self.service.engine.prepare(self.engine_request)
             except ApiError as error:
                 raise self._refused(error) from None
 
     async def run(self) -> "bytes | Stream":
         """Wait for a slot, then for the whole answer or for the first event. Raises ApiError."""
         self._task = asyncio.current_task()
-        self._service.deadlines.add(self)
+        self.service.deadlines.add(self)
         try:
             return await self._run()
         except asyncio.CancelledError:
@@ -88,16 +81,16 @@ class Request:
         raise self._refused(error)
 
     async def _run(self) -> "bytes | Stream":
-        engine, request = self._service.engine, self.engine_request
-        await self._service.admission.enter(self)
+        engine, request = self.service.engine, self.engine_request
+        await self.service.admission.enter(self)
         self.granted_at = time.monotonic()
-        self._running = self._service.admission.counts()[0]
+        self._running = self.service.admission.counts()[0]
         if request.prepared is None:
             engine.prepare(request)
-        if self._documents is None:
+        if self.documents is None:
             answer = await engine.answer(request)
         else:
-            answer = await answering.answer(engine, request, self._documents)
+            answer = await answering.answer(engine, request, self.documents)
         if isinstance(answer, bytes):
             self.close(self.cause or "ok")
             return answer
@@ -127,7 +120,7 @@ class Request:
         self.engine_request.cut = True
         until = time.monotonic() + GRACE_S
         while time.monotonic() < until:
-            await self._service.engine.cut_short(self.engine_request)
+            await self.service.engine.cut_short(self.engine_request)
             await asyncio.sleep(CUT_AGAIN_S)
         assert self._task is not None
         self._task.cancel()
@@ -143,7 +136,7 @@ class Request:
             self.cause = Cause.DISCONNECT
         elif self._task is not None:
             self._task.uncancel()  # there is somebody to answer
-        status = self._service.engine.status()
+        status = self.service.engine.status()
         running = self.granted_at is not None
         if self.cause is Cause.DISCONNECT:
             return ApiError("the client has gone", status=CLIENT_GONE, code="disconnect")
@@ -152,13 +145,13 @@ class Request:
         if running:
             return ApiError("the request was ended before an answer", status=504, code="deadline_exceeded")
         if status.state is not State.READY:
-            return self._service.not_ready()
+            return self.service.not_ready()
         if self.cause is Cause.DRAIN:
             return Unavailable("this instance is shutting down; send the request again", code="draining", retry_after=1)
         return Unavailable(
             "no slot came free before the request's deadline; try again later",
             code="deadline_exceeded",
-            retry_after=self._service.admission.retry_after(),
+            retry_after=self.service.admission.retry_after(),
         )
 
     def expire(self) -> None:
@@ -179,13 +172,13 @@ class Request:
         self._over = True
         if self._cutting is not None:
             self._cutting.cancel()
-        service, request, now = self._service, self.engine_request, time.monotonic()
+        service, request, now = self.service, self.engine_request, time.monotonic()
         service.deadlines.remove(self)
         self._card_s = service.admission.card_s(self)
         service.admission.leave(self, None if self.granted_at is None else now - self.granted_at)
         metrics = service.metrics
-        metrics.requests.labels(self._route, outcome).inc()
-        metrics.seconds.labels(self._route).observe(now - self.arrived)
+        metrics.requests.labels(self.route, outcome).inc()
+        metrics.seconds.labels(self.route).observe(now - self.arrived)
         if self.granted_at is not None:
             metrics.queue.observe(self.granted_at - self.arrived)
         if self.first_at is not None:
@@ -195,14 +188,14 @@ class Request:
         names = [card["id"] for card in service.engine.models()] or [""]
         fields = {
             "msg": "request",
-            "route": self._route,
+            "route": self.route,
             "model": request.body["model"] if request.body.get("model") in names else names[0],
             "outcome": str(outcome),
             "request_id": request.request_id,
             "id": request.id,
             "stream": request.stream,
             "cold": cold,
-            **self._platform,
+            **self.platform,
             "running": self._running,
             **request.usage,
             **request.prefix,
@@ -220,30 +213,27 @@ class Request:
             if self.first_at is not None:
                 spans["ttft"] = (self.first_at - self.granted_at) * 1000
                 spans["decode"] = (now - self.first_at) * 1000
-        spans |= {
-            {"time_to_first_token": "ttft", "generation": "decode", "queue": "engine_queue"}[name]: value
-            for name, value in self.engine_request.timing.items()
-        }
-        spans["card"] = 1000 * (self._card_s or self._service.admission.card_s(self))
+        spans |= self.engine_request.timing
+        spans["card"] = 1000 * (self._card_s or self.service.admission.card_s(self))
         spans["total"] = (now - self.arrived) * 1000
         return {name: round(value, 1) for name, value in spans.items()}
 
 
+@dataclass(eq=False, repr=False)
 class Stream:
     """The events of a streamed answer; `aclose` gives everything back, however far it was read."""
 
-    def __init__(self, request: Request, events: AsyncGenerator[bytes, None]) -> None:
-        self.request = request
-        self._events = events
-        self._first: bytes | None = None
-        self._ended = False
-        self._failed = False
-        self.change: Callable[[bytes], bytes] | None = None
+    request: Request
+    events: AsyncGenerator[bytes, None]
+    change: Callable[[bytes], bytes] | None = None
+    _first: bytes | None = None
+    _ended: bool = False
+    _failed: bool = False
 
     async def begin(self) -> None:
         """Wait for the first event. Raises what the engine raises instead of one."""
         try:
-            self._first = await anext(self._events)
+            self._first = await anext(self.events)
         except StopAsyncIteration:
             raise ApiError("the engine ended the request without an answer", code="engine_error") from None
 
@@ -261,7 +251,7 @@ class Stream:
 
     async def _next(self) -> bytes:
         try:
-            return await anext(self._events)
+            return await anext(self.events)
         except asyncio.CancelledError:
             if self.request.cause is None:
                 raise
@@ -277,7 +267,7 @@ class Stream:
     async def aclose(self) -> None:
         request = self.request
         try:
-            await self._events.aclose()
+            await self.events.aclose()
         finally:
             if self._failed and request.cause in (None, Cause.ENGINE):
                 request.close(Cause.ENGINE)

@@ -7,7 +7,8 @@ import asyncio
 import logging
 import time
 
-from chatbot_llm.engine.base import Engine, Phase, State
+from chatbot_llm.engine.base import Phase, State
+from chatbot_llm.engine.supervisor import Engine
 from chatbot_llm.errors import Unavailable
 from chatbot_llm.observability.metrics import Metrics, process_age_s
 from chatbot_llm.serving.admission import Admission, Cause
@@ -59,7 +60,7 @@ class Service:
 
     def phases(self) -> dict[str, float]:
         """Seconds spent in each part of the start so far."""
-        return {Phase.LISTEN.value: self._listen_s, **(self.engine.status().phases or {})}
+        return {Phase.LISTEN.value: self._listen_s, **self.engine.status().phases}
 
     def not_ready(self) -> Unavailable:
         """What a caller is answered who cannot be served now."""

@@ -21,6 +21,8 @@ class Protocol:
     kind: str
     #: Its routes; the first is also where an event of its form goes.
     paths: tuple[str, ...] = ()
+    #: vLLM's model for a body, as module:class.
+    parsed_by: str
     #: vLLM's method, in the bag that `init_app_state` fills, and how pydantic writes down what it returns.
     serving: str
     dump: Mapping[str, Any] = {}
@@ -41,7 +43,7 @@ class Protocol:
 
     def claims(self, event: Mapping[str, Any]) -> bool:
         """Whether an event that names no path is a body of this protocol."""
-        return False
+        return self.generates and self.prompt in event
 
     def as_chat(self, body: dict[str, Any]) -> dict[str, Any]:
         """The body in a chat's words, message by message, for limits and checks. Raises BadRequest for odd shapes."""
@@ -49,7 +51,7 @@ class Protocol:
 
     def model(self, body: Mapping[str, Any]) -> str:
         """vLLM's model for this body, as module:class."""
-        raise NotImplementedError
+        return self.parsed_by
 
     def for_vllm(self, request: "EngineRequest", model: str) -> dict[str, Any]:
         """What that model shall parse; `model` is the name served first."""
@@ -119,7 +121,7 @@ class EngineRequest:
     id: str = ""
     #: The engine's own: the parsed body.
     prepared: Any = None
-    #: Prompt and completion tokens, and the engine's own times in ms, as far as it knows them.
+    #: Prompt and completion tokens, and the engine's own times in ms, as the log names them, if known.
     usage: dict[str, int] = field(default_factory=dict)
     timing: dict[str, float] = field(default_factory=dict)
     #: What it shares with others: `cached_tokens`, `prompt_blocks` (observability/prefix.py), as far as known.

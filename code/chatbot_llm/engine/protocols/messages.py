@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from chatbot_llm.engine.protocols.base import EngineRequest, Protocol
-from chatbot_llm.errors import ApiError, BadRequest
+from chatbot_llm.errors import ApiError, require
 from chatbot_llm.sse import framed
 
 #: Fields that a chat has under another name, or not at all.
@@ -34,13 +34,15 @@ _TYPES = {
 }
 
 
-class Messages(Protocol):
-    kind = "messages"
-    paths: tuple[str, ...] = ("/v1/messages",)
-    serving = "openai_serving_chat.create_chat_completion"
+class Count(Protocol):
+    """How many tokens a message would send."""
+
+    kind = "count"
+    paths: tuple[str, ...] = ("/v1/messages/count_tokens",)
+    parsed_by = "vllm.entrypoints.anthropic.protocol:AnthropicCountTokensRequest"
+    serving = "anthropic_serving_messages.count_tokens"
     dump: Mapping[str, Any] = {"exclude_none": True}
-    finish = "event: message_delta\n"
-    last = (b"event: message_stop\n", b"event: error\n")
+    generates = False
     words = (
         (r"(tools\[\d+\])\.function\.parameters\b", r"\1.input_schema"),
         (r"(tools\[\d+\])\.function\b", r"\1"),
@@ -52,6 +54,52 @@ class Messages(Protocol):
             'thinking: the model served here keeps no budget of thoughts; leave it out, or send {"type": "disabled"}',
         ),
     )
+
+    def as_chat(self, body: dict[str, Any]) -> dict[str, Any]:
+        require(body.get("messages"), "messages", "must be a list with at least one message")
+        view = {name: value for name, value in body.items() if name not in _OWN}
+        view["messages"] = [_message(message, f"messages[{at}]") for at, message in enumerate(body["messages"])]
+        system = _blocks(body.get("system", ""), "system")
+        require(len(system) <= MAX_SYSTEM, "system", f"at most {MAX_SYSTEM} blocks, not {len(system)}")
+        for at, block in enumerate(system):
+            _text(block, f"system[{at}]")
+        if "stop_sequences" in body:
+            view["stop"] = body["stop_sequences"]
+        if (tools := body.get("tools")) is not None:
+            view["tools"] = [_tool(tool, f"tools[{at}]") for at, tool in enumerate(tools)]
+        choice = body.get("tool_choice", {})
+        require(isinstance(choice, dict), "tool_choice", "must be an object with a type: auto, any, tool or none")
+        view["tool_choice"] = _choice(choice, [tool["function"]["name"] for tool in view.get("tools", ())])
+        thinking = body.get("thinking", {"type": "disabled"})
+        require(isinstance(thinking, dict), "thinking", "must be an object with a type: enabled, disabled or adaptive")
+        known = thinking.get("type") in ("enabled", "disabled", "adaptive")
+        require(known, "thinking.type", "must be enabled, disabled or adaptive")
+        wanted = body.get("output_config", {}).get("format")
+        require(isinstance(wanted, dict | None), "output_config.format", "must be an object")
+        if wanted is not None:
+            require(wanted.get("type") == "json_schema", "output_config.format.type", "must be json_schema")
+            rest = {name: value for name, value in wanted.items() if name != "type"}
+            view["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", **rest}}
+        return view
+
+    def for_vllm(self, request: EngineRequest, model: str) -> dict[str, Any]:
+        return {**request.body, "model": request.body.get("model") or model}
+
+    def envelope(self, error: ApiError) -> dict[str, Any]:
+        kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
+        return {"type": "error", "error": {"type": kind, "message": error.message}}
+
+
+class Messages(Count):
+    """The same, answered."""
+
+    kind = "messages"
+    paths = ("/v1/messages",)
+    parsed_by = "vllm.entrypoints.anthropic.protocol:AnthropicMessagesRequest"
+    serving = "openai_serving_chat.create_chat_completion"
+    generates = True
+    finish = "event: message_delta\n"
+    last = (b"event: message_stop\n", b"event: error\n")
 
     # asking
 
@@ -67,53 +115,12 @@ class Messages(Protocol):
             or any(block.get("type") in (*_BLOCKS, "document") for block in blocks)
         )
 
-    def model(self, body: Mapping[str, Any]) -> str:
-        return "vllm.entrypoints.anthropic.protocol:AnthropicMessagesRequest"
-
-    def as_chat(self, body: dict[str, Any]) -> dict[str, Any]:
-        if not body.get("messages"):
-            raise _wrong("messages", "must be a list with at least one message")
-        view = {name: value for name, value in body.items() if name not in _OWN}
-        view["messages"] = [_message(message, f"messages[{at}]") for at, message in enumerate(body["messages"])]
-        system = _blocks(body.get("system", ""), "system")
-        if len(system) > MAX_SYSTEM:
-            raise _wrong("system", f"at most {MAX_SYSTEM} blocks, not {len(system)}")
-        for at, block in enumerate(system):
-            _text(block, f"system[{at}]")
-        if "stop_sequences" in body:
-            view["stop"] = body["stop_sequences"]
-        if (tools := body.get("tools")) is not None:
-            view["tools"] = [_tool(tool, f"tools[{at}]") for at, tool in enumerate(tools)]
-        choice = body.get("tool_choice", {})
-        if not isinstance(choice, dict):
-            raise _wrong("tool_choice", "must be an object with a type: auto, any, tool or none")
-        view["tool_choice"] = _choice(choice, [tool["function"]["name"] for tool in view.get("tools", ())])
-        thinking = body.get("thinking", {"type": "disabled"})
-        if not isinstance(thinking, dict):
-            raise _wrong("thinking", "must be an object with a type: enabled, disabled or adaptive")
-        if thinking.get("type") not in ("enabled", "disabled", "adaptive"):
-            raise _wrong("thinking.type", "must be enabled, disabled or adaptive")
-        wanted = body.get("output_config", {}).get("format")
-        if isinstance(wanted, dict):
-            rest = {name: value for name, value in wanted.items() if name != "type"}
-            if wanted.get("type") != "json_schema":
-                raise _wrong("output_config.format.type", "must be json_schema")
-            view["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", **rest}}
-        elif wanted is not None:
-            raise _wrong("output_config.format", "must be an object")
-        return view
-
-    def for_vllm(self, request: EngineRequest, model: str) -> dict[str, Any]:
-        return {**request.body, "model": request.body.get("model") or model}
-
     def adopted(self, parsed: Any, serving: Any, body: Mapping[str, Any]) -> Any:
         maker = serving.anthropic_serving_messages
         chat = maker.to_chat_completion_request(parsed, merge_inline_system=maker._merge_inline_system)
         last = body["messages"][-1]
-        ends = [last["content"]] if isinstance(last["content"], str) else [b.get("text") for b in last["content"]]
-        if (
-            last["role"] == "assistant" and ends and ends[-1]
-        ):  # the beginning of the answer: the model goes on from there
+        # The beginning of the answer: the model goes on from there.
+        if last["role"] == "assistant" and any(block.get("text") for block in _blocks(last["content"], "")[-1:]):
             return chat.model_copy(update={"add_generation_prompt": False, "continue_final_message": True})
         return chat
 
@@ -129,14 +136,15 @@ class Messages(Protocol):
         return serving.anthropic_serving_messages.messages_full_converter(answer)
 
     async def events(self, events: AsyncGenerator[str, None], serving: Any) -> AsyncGenerator[str, None]:
-        failed: list[Exception] = []
+        fault: Exception = ApiError("the engine could not write this message", code="engine_error")
 
         async def watched() -> AsyncGenerator[str, None]:
+            nonlocal fault
             try:
                 async for event in events:
                     yield event
             except Exception as error:  # vLLM would make an event of it, in its own words
-                failed.append(error)
+                fault = error
                 raise
 
         source = watched()
@@ -144,11 +152,7 @@ class Messages(Protocol):
         async with contextlib.aclosing(events), contextlib.aclosing(source), contextlib.aclosing(made):
             async for event in made:
                 if event.startswith("event: error"):
-                    raise (
-                        failed[0]
-                        if failed
-                        else ApiError("the engine could not write this message", code="engine_error")
-                    )
+                    raise fault
                 yield event
 
     def whole(self, request: EngineRequest, answer: str) -> str:
@@ -168,48 +172,13 @@ class Messages(Protocol):
             return framed(data, "message_delta")
         return event
 
-    # errors
-
-    def envelope(self, error: ApiError) -> dict[str, Any]:
-        kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
-        return {"type": "error", "error": {"type": kind, "message": error.message, **error.extra}}
-
     def failure(self, request: EngineRequest, error: ApiError) -> bytes:
         return framed(self.envelope(error), "error").encode()
 
 
-class Count(Messages):
-    """How many tokens a message would send."""
-
-    kind = "count"
-    paths = ("/v1/messages/count_tokens",)
-    serving = "anthropic_serving_messages.count_tokens"
-    generates = False
-
-    def claims(self, event: Mapping[str, Any]) -> bool:
-        return False
-
-    def model(self, body: Mapping[str, Any]) -> str:
-        return "vllm.entrypoints.anthropic.protocol:AnthropicCountTokensRequest"
-
-    def adopted(self, parsed: Any, serving: Any, body: Mapping[str, Any]) -> Any:
-        return parsed
-
-    def engine_ids(self, request: EngineRequest) -> list[str]:
-        return []
-
-    def rendered(self, answer: Any, serving: Any) -> Any:
-        return answer
-
-    def whole(self, request: EngineRequest, answer: str) -> str:
-        return answer
-
-
 def _message(message: Any, place: str) -> dict[str, Any]:
-    if not isinstance(message, dict):
-        raise _wrong(place, "must be an object with role and content")
-    if message.get("role") not in ("user", "assistant", "system"):
-        raise _wrong(f"{place}.role", "must be user or assistant")
+    require(isinstance(message, dict), place, "must be an object with role and content")
+    require(message.get("role") in ("user", "assistant", "system"), f"{place}.role", "must be user or assistant")
     blocks = _blocks(message.get("content"), f"{place}.content")
     texts = []
     for at, block in enumerate(blocks):
@@ -218,84 +187,73 @@ def _message(message: Any, place: str) -> dict[str, Any]:
         if block["type"] == "tool_result" and (given := block.get("content")) is not None:
             parts = _blocks(given, f"{where}.content")
             texts += [_text(part, f"{where}.content[{number}]") for number, part in enumerate(parts)]
-    if message["role"] == "user" and not isinstance(message["content"], str):
-        if not any(block["type"] in ("tool_result", "document") or block["text"] for block in blocks):
-            raise _wrong(f"{place}.content", "must hold a block with something in it")  # vLLM drops such a message
+    if message["role"] == "user" and not isinstance(message["content"], str):  # vLLM drops one that says nothing
+        said = any(block["type"] in ("tool_result", "document") or block["text"] for block in blocks)
+        require(said, f"{place}.content", "must hold a block with something in it")
     return {"role": message["role"], "content": [{"type": "text", "text": text} for text in texts]}
 
 
 def _blocks(content: Any, place: str) -> list[Any]:
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
-    if not isinstance(content, list):
-        raise _wrong(place, "must be a string or a list of blocks")
-    return content
+    require(isinstance(content, list), place, "must be a string or a list of blocks")
+    return list(content)
 
 
 def _text(block: Any, place: str, role: str = "") -> str:
     """The text of a block. Raises BadRequest for all but text inside a block, and for what this role does not say."""
     kind = block.get("type") if isinstance(block, dict) else None
     if kind == "text":
-        if not isinstance(block.get("text"), str):
-            raise _wrong(f"{place}.text", "must be a string")
+        require(isinstance(block.get("text"), str), f"{place}.text", "must be a string")
         return str(block["text"])
     if kind == "document" and role:
         return " ".join(document(block, place).values())
-    if not role or kind not in _BLOCKS:
-        accepted = "text, document, tool_use, tool_result and thinking" if role else "text"
-        raise _wrong(place, f"only blocks of type {accepted} are accepted")
+    accepted = "text, document, tool_use, tool_result and thinking" if role else "text"
+    require(role and kind in _BLOCKS, place, f"only blocks of type {accepted} are accepted")
     speaker = "user" if kind == "tool_result" else "assistant"
-    if role != speaker:  # vLLM would drop it, or write it down as text
-        raise _wrong(place, f"a {kind} stands in messages of {speaker} only")
-    if kind == "tool_use":
-        if not isinstance(block.get("name"), str) or not isinstance(block.get("input"), dict):
-            raise _wrong(place, "a tool_use needs a name and, as input, an object")
-        return json.dumps(block["input"])
-    return ""
+    # vLLM would drop it, or write it down as text.
+    require(role == speaker, place, f"a {kind} stands in messages of {speaker} only")
+    if kind != "tool_use":
+        return ""
+    sound = isinstance(block.get("name"), str) and isinstance(block.get("input"), dict)
+    require(sound, place, "a tool_use needs a name and, as input, an object")
+    return json.dumps(block["input"])
 
 
 def document(block: dict[str, Any], place: str) -> dict[str, str]:
     """Title and text of a document block. Raises BadRequest for any that is not plain text."""
-    if block.get("context"):
-        raise _wrong(f"{place}.context", "put it into the document's text")
-    if not isinstance(block.get("citations") or {}, dict):
-        raise _wrong(f"{place}.citations", 'must be an object: {"enabled": true}')
+    require(not block.get("context"), f"{place}.context", "put it into the document's text")
+    cited = block.get("citations") or {}
+    require(isinstance(cited, dict), f"{place}.citations", 'must be an object: {"enabled": true}')
     title, source = block.get("title") or "", block.get("source")
     source = source if isinstance(source, dict) else {}
-    text = source.get("data") if source.get("type") == "text" else None
+    text: Any = source.get("data") if source.get("type") == "text" else None
     if source.get("type") == "content":
         parts = _blocks(source.get("content"), f"{place}.source.content")
         text = "\n".join(_text(part, f"{place}.source.content[{at}]") for at, part in enumerate(parts))
-    if not isinstance(text, str) or not isinstance(title, str) or not text.strip():
-        raise _wrong(
-            f"{place}.source",
-            "must be of type text, with data, or of type content, with text; nothing is read from files",
-        )
+    require(
+        isinstance(text, str) and isinstance(title, str) and text.strip(),
+        f"{place}.source",
+        "must be of type text, with data, or of type content, with text; nothing is read from files",
+    )
     return {"title": title, "text": text}
 
 
 def _choice(choice: dict[str, Any], tools: list[Any]) -> str:
     """The type of a tool_choice that can be obeyed."""
     kind = choice.get("type", "auto")
-    if kind not in ("auto", "any", "tool", "none"):
-        raise _wrong("tool_choice.type", "must be auto, any, tool or none")
-    if kind in ("any", "tool") and not tools:
-        raise _wrong("tool_choice", "there are no tools to choose from; send tools")
-    if kind == "tool" and choice.get("name") not in tools:
-        raise _wrong("tool_choice.name", "must be the name of one of the tools")
+    require(kind in ("auto", "any", "tool", "none"), "tool_choice.type", "must be auto, any, tool or none")
+    require(tools or kind not in ("any", "tool"), "tool_choice", "there are no tools to choose from; send tools")
+    require(kind != "tool" or choice.get("name") in tools, "tool_choice.name", "must be the name of one of the tools")
     return str(kind)
 
 
 def _tool(tool: Any, place: str) -> dict[str, Any]:
-    if not isinstance(tool, dict) or (tool.get("type") or "custom") != "custom":
-        raise _wrong(
-            f"{place}.type", "only tools of your own are accepted: the server runs none (web_search, bash ...)"
-        )
-    if not isinstance(tool.get("input_schema"), dict):
-        raise _wrong(f"{place}.input_schema", "must be a JSON schema, an object")
+    own = isinstance(tool, dict) and (tool.get("type") or "custom") == "custom"
+    require(own, f"{place}.type", "only tools of your own are accepted: the server runs none (web_search, bash ...)")
+    require(isinstance(tool.get("input_schema"), dict), f"{place}.input_schema", "must be a JSON schema, an object")
     for name, neutral, why in _TOOL_REFUSED:
-        if tool.get(name) not in (None, neutral):
-            raise _wrong(f"{place}.{name}", f"not accepted here: {why}")
+        require(tool.get(name) in (None, neutral), f"{place}.{name}", f"not accepted here: {why}")
     function = {"name": tool.get("name"), "parameters": tool["input_schema"], "strict": tool.get("strict")}
     return {"type": "function", "function": function}
 
@@ -309,7 +267,3 @@ def _is_object(text: str) -> bool:
 
 def _dicts(value: Any) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _wrong(place: str, why: str) -> BadRequest:
-    return BadRequest(f"{place}: {why}", param=place)

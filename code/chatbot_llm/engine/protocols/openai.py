@@ -15,18 +15,13 @@ DONE = "data: [DONE]\n\n"
 class Chat(Protocol):
     kind = "chat"
     paths = ("/chat", "/v1/chat/completions")
+    parsed_by = "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionRequest"
     serving = "openai_serving_chat.create_chat_completion"
     finish = '"finish_reason":"'
     last = (DONE.strip().encode(),)
     #: How its ids begin, the name of its events, and a choice that says nothing.
     prefix, chunk = "chatcmpl", "chat.completion.chunk"
     empty: Mapping[str, Any] = {"delta": {}}
-
-    def claims(self, event: Mapping[str, Any]) -> bool:
-        return "messages" in event
-
-    def model(self, body: Mapping[str, Any]) -> str:
-        return "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionRequest"
 
     def engine_ids(self, request: EngineRequest) -> list[str]:
         return [f"{self.prefix}-{request.id}"]
@@ -53,16 +48,11 @@ class Chat(Protocol):
 class Completion(Chat):
     kind = "completion"
     paths = ("/generate", "/v1/completions")
+    parsed_by = "vllm.entrypoints.openai.completion.protocol:CompletionRequest"
     serving = "openai_serving_completion.create_completion"
     prompt = "prompt"
     prefix, chunk = "cmpl", "text_completion"
     empty: Mapping[str, Any] = {"text": ""}
-
-    def claims(self, event: Mapping[str, Any]) -> bool:
-        return "prompt" in event
-
-    def model(self, body: Mapping[str, Any]) -> str:
-        return "vllm.entrypoints.openai.completion.protocol:CompletionRequest"
 
     def engine_ids(self, request: EngineRequest) -> list[str]:
         prompts = request.prepared.prompt
@@ -85,9 +75,7 @@ class Tokenize(Protocol):
 class Detokenize(Protocol):
     kind = "detokenize"
     paths = ("/detokenize",)
+    parsed_by = "vllm.entrypoints.serve.tokenize.protocol:DetokenizeRequest"
     serving = "serving_tokenization.create_detokenize"
     generates = False
     prompt = "tokens"
-
-    def model(self, body: Mapping[str, Any]) -> str:
-        return "vllm.entrypoints.serve.tokenize.protocol:DetokenizeRequest"

@@ -11,8 +11,8 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from chatbot_llm.engine.protocols.base import EngineRequest, Protocol
-from chatbot_llm.engine.vllm_errors import without_half_call
-from chatbot_llm.errors import ApiError, BadRequest
+from chatbot_llm.engine.tool_calls import without_half_call
+from chatbot_llm.errors import ApiError, require, wrong
 from chatbot_llm.sse import framed
 
 LOGPROBS = "message.output_text.logprobs"
@@ -28,6 +28,7 @@ _ENGINES_OWN = ("metrics", "input_messages", "output_messages", "kv_transfer_par
 class Responses(Protocol):
     kind = "responses"
     paths = ("/v1/responses",)
+    parsed_by = "vllm.entrypoints.openai.responses.protocol:ResponsesRequest"
     serving = "openai_serving_responses.create_responses"
     dump: Mapping[str, Any] = {"by_alias": True}
     finish = "event: response.completed\n"
@@ -43,36 +44,28 @@ class Responses(Protocol):
 
     # asking
 
-    def claims(self, event: Mapping[str, Any]) -> bool:
-        return "input" in event
-
-    def model(self, body: Mapping[str, Any]) -> str:
-        return "vllm.entrypoints.openai.responses.protocol:ResponsesRequest"
-
     def as_chat(self, body: dict[str, Any]) -> dict[str, Any]:
         given, wanted = body.get("input"), body.get("text", {}).get("format")
         if not isinstance(given, str | list) or not given:
-            raise _wrong("input", "must be a string or a list of items, with something in it")
-        for name in ("instructions", "tool_choice"):
-            value = body.get(name, "")
-            if not isinstance(value, str) and not (name == "tool_choice" and _is(value, "function")):
-                form = "a string" if name == "instructions" else "auto, none, required or a function"
-                raise _wrong(name, f"must be {form}")
+            raise wrong("input", "must be a string or a list of items, with something in it")
+        require(isinstance(body.get("instructions", ""), str), "instructions", "must be a string")
+        choice = body.get("tool_choice", "")
+        if not isinstance(choice, str) and not _is(choice, "function"):
+            raise wrong("tool_choice", "must be auto, none, required or a function")
         for name in _list(body, "include"):
             if name not in (LOGPROBS, _NEVER_THERE):
-                raise _wrong("include", f"only {LOGPROBS} is there to be included: {_HOSTED}, and nothing is fetched")
+                raise wrong("include", f"only {LOGPROBS} is there to be included: {_HOSTED}, and nothing is fetched")
         view = {name: value for name, value in body.items() if name not in _OWN}
         items = [{"role": "user", "content": given}] if isinstance(given, str) else given
         view["messages"] = [_message(item, f"input[{at}]") for at, item in enumerate(items)]
         view["tools"] = [_tool(tool, f"tools[{at}]") for at, tool in enumerate(_list(body, "tools"))]
         if "max_output_tokens" in body:
             view["max_tokens"] = body["max_output_tokens"]
-        if isinstance(wanted, dict):
+        require(isinstance(wanted, dict | None), "text.format", "must be an object")
+        if wanted is not None:
             kind = wanted.get("type")
             rest = {name: value for name, value in wanted.items() if name != "type"}
             view["response_format"] = {"type": kind} | ({"json_schema": rest} if kind == "json_schema" else rest)
-        elif wanted is not None:
-            raise _wrong("text.format", "must be an object")
         return view
 
     def for_vllm(self, request: EngineRequest, model: str) -> dict[str, Any]:
@@ -152,10 +145,10 @@ def _message(item: Any, place: str) -> dict[str, Any]:
     kind = item.get("type") or "message" if isinstance(item, dict) else None
     if kind == "message":
         if item.get("content") is None and item.get("role") != "assistant":
-            raise _wrong(f"{place}.content", "must be a string or a list of parts")
+            raise wrong(f"{place}.content", "must be a string or a list of parts")
         return {"role": item.get("role"), "content": item.get("content")}
     if kind in ("function_call", "function_call_output") and not isinstance(item.get("call_id"), str):
-        raise _wrong(f"{place}.call_id", "must be a string")
+        raise wrong(f"{place}.call_id", "must be a string")
     if kind == "function_call":
         call = {"function": {"name": item.get("name"), "arguments": item.get("arguments")}}
         return {"role": "assistant", "content": None, "tool_calls": [call]}
@@ -163,31 +156,30 @@ def _message(item: Any, place: str) -> dict[str, Any]:
         return {"role": "tool", "content": _output(item.get("output"), f"{place}.output")}
     if kind == "reasoning":
         if item.get("encrypted_content"):
-            raise _wrong(place, "encrypted reasoning cannot be read here; leave this item out")
+            raise wrong(place, "encrypted reasoning cannot be read here; leave this item out")
         return {"role": "assistant", "content": [{**part, "type": "text"} for part in _thoughts(item, place)]}
     if kind == "item_reference":
-        raise _wrong(
+        raise wrong(
             place, "nothing is stored here to refer to; send the item itself (many clients do with store: false)"
         )
-    raise _wrong(place, "only items of type message, function_call, function_call_output and reasoning are accepted")
+    raise wrong(place, "only items of type message, function_call, function_call_output and reasoning are accepted")
 
 
 def _output(output: Any, place: str) -> str | list[Any]:
     """What a function gave back; whatever else a part may be is judged as in any message."""
     if not isinstance(output, str | list):
-        raise _wrong(place, "must be a string or a list of parts")
+        raise wrong(place, "must be a string or a list of parts")
     for at, part in enumerate(output if isinstance(output, list) else ()):
         if not isinstance(part, dict) or part.get("type") not in ("input_text", "output_text", "text"):
-            raise _wrong(f"{place}[{at}]", "only parts of type input_text are accepted")
-        if not isinstance(part.get("text"), str):
-            raise _wrong(f"{place}[{at}].text", "must be a string")
+            raise wrong(f"{place}[{at}]", "only parts of type input_text are accepted")
+        require(isinstance(part.get("text"), str), f"{place}[{at}].text", "must be a string")
     return output
 
 
 def _thoughts(item: dict[str, Any], place: str) -> list[dict[str, Any]]:
     parts = item.get("content") or item.get("summary") or []
     if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
-        raise _wrong(place, "content and summary must be lists of objects")
+        raise wrong(place, "content and summary must be lists of objects")
     return parts
 
 
@@ -221,20 +213,15 @@ def _text(content: Any, between: str) -> str:
 
 def _tool(tool: Any, place: str) -> dict[str, Any]:
     if not _is(tool, "function"):
-        raise _wrong(f"{place}.type", f"only tools of type function are accepted: {_HOSTED}; offer a function instead")
+        raise wrong(f"{place}.type", f"only tools of type function are accepted: {_HOSTED}; offer a function instead")
     return {"type": "function", "function": {name: value for name, value in tool.items() if name != "type"}}
 
 
 def _list(body: Mapping[str, Any], name: str) -> list[Any]:
     value = body.get(name, [])
-    if not isinstance(value, list):
-        raise _wrong(name, "must be a list")
-    return value
+    require(isinstance(value, list), name, "must be a list")
+    return list(value)
 
 
 def _is(value: Any, kind: str) -> bool:
     return isinstance(value, dict) and value.get("type") == kind
-
-
-def _wrong(place: str, why: str) -> BadRequest:
-    return BadRequest(f"{place}: {why}", param=place)

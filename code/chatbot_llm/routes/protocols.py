@@ -1,5 +1,9 @@
-"""The OpenAI surface: /chat, /generate, /v1/*; and, for every protocol, how HTTP becomes a request to the engine."""
+"""What goes to the model, whatever its protocol: the routes, and how HTTP becomes a request to the engine.
 
+What a protocol takes, gives and refuses is in `engine/protocols`; which routes it has, too.
+"""
+
+import functools
 import json
 import time
 from typing import Any
@@ -8,12 +12,11 @@ from flask import Blueprint, Response, request
 
 from chatbot_llm import __version__
 from chatbot_llm.engine.protocols import PROTOCOLS
-from chatbot_llm.engine.protocols.base import EngineRequest
-from chatbot_llm.errors import ApiError, BadRequest
+from chatbot_llm.engine.protocols.base import EngineRequest, Protocol
+from chatbot_llm.errors import ApiError, require
 from chatbot_llm.observability import logs
 from chatbot_llm.rag import forms
-from chatbot_llm.routes import auth, validation
-from chatbot_llm.routes import generate as generation
+from chatbot_llm.routes import auth, generate, validation
 from chatbot_llm.routes.deferred import Deferred, Streamed
 from chatbot_llm.serving.request import Request
 from chatbot_llm.serving.service import Service
@@ -27,34 +30,11 @@ _TRACE_HEADERS = ("traceparent", "tracestate")
 
 
 def blueprint(service: Service) -> Blueprint:
-    """Routes of the OpenAI surface."""
+    """Every protocol's routes, and what may be asked about the models."""
     api = Blueprint("api", __name__)
-
-    @api.post("/chat")
-    @api.post("/v1/chat/completions")
-    def chat() -> Response:
-        """OpenAI chat completions."""
-        return run(service, "chat")
-
-    @api.post("/v1/completions")
-    def completions() -> Response:
-        """OpenAI completions."""
-        return run(service, "completion")
-
-    @api.post("/generate")
-    def generate() -> Response:
-        """Raw completion: the OpenAI completion object plus the list `text`."""
-        return run(service, "completion", with_text=True)
-
-    @api.post("/tokenize")
-    def tokenize() -> Response:
-        """Token ids and count of a prompt or of messages."""
-        return run(service, "tokenize")
-
-    @api.post("/detokenize")
-    def detokenize() -> Response:
-        """The text of token ids."""
-        return run(service, "detokenize")
+    for protocol in PROTOCOLS.values():
+        for path in protocol.paths:
+            api.add_url_rule(path, path, functools.partial(run, service, protocol), methods=["POST"])
 
     @api.get("/v1/models")
     def models() -> Response:
@@ -81,11 +61,11 @@ def blueprint(service: Service) -> Blueprint:
     return api
 
 
-def run(service: Service, kind: str, with_text: bool = False) -> Response:
-    """Judge the body of a request in the protocol `kind` and leave the rest to the loop. Raises ApiError."""
+def run(service: Service, protocol: Protocol) -> Response:
+    """Judge the body of a request in this protocol and leave the rest to the loop. Raises ApiError."""
     arrived = time.monotonic()
     body = _body()
-    validation.check(kind, body, service.settings)
+    validation.check(protocol.kind, body, service.settings)
     name = body.get("model")
     cards = service.engine.models()
     if name is not None and cards and name not in {card["id"] for card in cards}:
@@ -96,22 +76,22 @@ def run(service: Service, kind: str, with_text: bool = False) -> Response:
     one = Request(
         service,
         EngineRequest(
-            PROTOCOLS[kind],
+            protocol,
             body,
             request_id=logs.clean_id(request.headers.get("x-request-id")),
             trace={name: text for name in _TRACE_HEADERS if (text := logs.clean_trace(request.headers.get(name)))},
         ),
         route=request.path,
         arrived=arrived,
-        limit_s=_deadline(service.settings.deadline_s),
+        deadline=arrived + _deadline(service.settings.deadline_s),
         platform={name: value for name, value in platform.items() if value},
-        documents=forms.read(kind, body),
+        documents=forms.read(protocol.kind, body),
     )
-    prompts: list[str] = []
+    with_text, prompts = request.path == "/generate", list[str]()
     if with_text:
-        given = generation.each(body.get("prompt", ""))
+        given = generate.each(body.get("prompt", ""))
         prompts = [item if isinstance(item, str) else service.engine.text_of(item) for item in given]
-        generation.check(body, prompts, len(request.get_data()))
+        generate.check(body, prompts, len(request.get_data()))
     one.prepare()
 
     async def produce(response: Deferred) -> bytes | Streamed:
@@ -120,13 +100,13 @@ def run(service: Service, kind: str, with_text: bool = False) -> Response:
         response.headers["Server-Timing"] = ", ".join(f"{name};dur={value}" for name, value in spans.items())
         response.headers["x-request-id"] = one.engine_request.request_id or one.engine_request.id
         if isinstance(answer, bytes):
-            return generation.add_text(answer, prompts, bool(body.get("echo"))) if with_text else answer
+            return generate.add_text(answer, prompts, bool(body.get("echo"))) if with_text else answer
         response.mimetype = "text/event-stream"
         # Proxies must hand every event on at once.
         response.headers["Cache-Control"] = "no-cache"
         response.headers["X-Accel-Buffering"] = "no"
         if with_text:
-            answer.change = generation.StreamTexts(prompts, int(body.get("n") or 1), bool(body.get("echo")))
+            answer.change = generate.StreamTexts(prompts, int(body.get("n") or 1), bool(body.get("echo")))
         return answer
 
     return Deferred(produce)
@@ -154,15 +134,10 @@ def _body() -> dict[str, Any]:
 
 def _deadline(most: float) -> float:
     """Seconds this request may take. Raises BadRequest when the header is no positive number."""
-    asked = request.headers.get(TIMEOUT_HEADER)
-    if asked is None:
+    if TIMEOUT_HEADER not in request.headers:
         return most
-    try:
-        seconds = float(asked)
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < float("inf"):
-        raise BadRequest(f"{TIMEOUT_HEADER}: must be a positive number of seconds", param=TIMEOUT_HEADER)
+    seconds = request.headers.get(TIMEOUT_HEADER, -1.0, type=float)
+    require(0 < seconds < float("inf"), TIMEOUT_HEADER, "must be a positive number of seconds")
     return min(most, seconds)
 
 
