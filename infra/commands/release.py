@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,8 +33,8 @@ from typing import Any
 
 from infra.commands import options, smoke
 from infra.commands.scale import hibernating
-from infra.commands.screen import console, progress
-from infra.commands.wait_ready import POLL_S, TIMEOUT_S, wait_ready, waiting
+from infra.commands.screen import Report, progress
+from infra.commands.wait_ready import waiter, waiting
 from infra.errors import CheckFailed, InfraError
 from infra.fc.client import LATEST, LIVE, FunctionCompute
 
@@ -56,16 +55,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    fc, words, screen = options.connect(args), smoke.Words.chosen(args), console()
+    fc, words = options.connect(args), smoke.Words.chosen(args)
 
     def try_out(qualifier: str) -> None:
-        results = smoke.over_both(fc, args.function, qualifier, words)
-        screen.print(smoke.table(results))
-        smoke.judge_all(qualifier, results)
+        smoke.judge_all(qualifier, smoke.over_both(fc, args.function, qualifier, words))
 
     require_trigger(fc, args.function, args.alias)
     with progress() as shown:
-        step = Release(fc, args.function, args.alias, try_out, shown.say, timeout_s=args.timeout, poll_s=args.poll)
+        wait = waiter(fc, args, shown.report)
+        step = Release(fc, args.function, args.alias, try_out, wait, shown.report)
         version = step.run(args.version, args.description)
         shown.done(f"{args.function}@{args.alias} is version {version}")
 
@@ -78,10 +76,8 @@ class Release:
     function: str
     alias: str
     smoke: Smoke
-    say: Callable[[str], None] = lambda text: None
-    timeout_s: float = TIMEOUT_S
-    poll_s: float = POLL_S
-    sleep: Callable[[float], None] = time.sleep
+    wait: Callable[[str], str]  # until one qualifier stands; raises CheckFailed or TimedOut
+    report: Report = lambda line: None
 
     def run(self, version: str | None = None, description: str = "") -> str:
         """Returns the version that now has the traffic. Raises CheckFailed after putting things back."""
@@ -89,13 +85,13 @@ class Release:
         self.wait(LATEST if version is None else version)
         if version is None:
             version = self.fc.publish(self.function, description)
-            self.say(f"published version {version}")
+            self.report(f"published version {version}")
         if before is not None and before.version_id == version and not before.additional_version_weight:
             raise CheckFailed(f"{self.alias} already points to version {version}; nothing to release")
         with self.candidate(version) as candidate:
             self.wait(candidate)
             self.smoke(candidate)
-            self.say(f"version {version} answers; moving {self.alias}")
+            self.report(f"version {version} answers; moving {self.alias}")
             self.move(before, version)
         return version
 
@@ -139,10 +135,10 @@ class Release:
         pattern = self.fc.get_provision(self.function, LATEST)
         count = max(int((pattern and pattern.default_target) or 0), 1)
         self.fc.put_provision(self.function, self.alias, hibernating(self.fc, pattern, count))
-        self.say(f"{self.alias} had no min instances of its own: {count} asked for")
+        self.report(f"{self.alias} had no min instances of its own: {count} requested")
 
     def put_back(self, before: Any | None, own: Any | None) -> None:
-        self.say(f"failed; putting {self.alias} back")
+        self.report(f"failed; putting {self.alias} back")
         if before is None:
             self.remove(self.alias)
             return
@@ -150,17 +146,6 @@ class Release:
         self.fc.point_alias(self.function, self.alias, before.version_id, weights=weights)
         if own is None:
             self.fc.delete_provision(self.function, self.alias)
-
-    def wait(self, qualifier: str) -> None:
-        wait_ready(
-            self.fc,
-            self.function,
-            qualifier,
-            timeout_s=self.timeout_s,
-            poll_s=self.poll_s,
-            say=self.say,
-            sleep=self.sleep,
-        )
 
 
 def require_trigger(fc: FunctionCompute, function: str, alias: str) -> None:

@@ -20,15 +20,14 @@ import numpy as np
 
 from infra.errors import WrongUsage
 from infra.fc import quotas
+from infra.fc.prices import ROUNDED_S
 from infra.fc.service_times import Columns, Times
 
 #: Idle seconds after which FC takes an instance away that a request had started (fc-docs 04/045: 3 to 5 minutes).
 IDLE_S = 240.0
 #: Prompt tokens that one step reads at most: --max-num-batched-tokens of code/chatbot_llm/engine/profiles.py.
 PROMPT_STEP = 2048
-#: FC rounds a busy span up to whole seconds (prices.py): on average by this much, seconds.
-ROUNDED_S = 0.5
-#: FC's factor for taking away what a policy added is in (0, 1], and not told (04/063): assumed.
+#: FC's factor for taking away what a policy added is in (0, 1], and not documented (04/063): assumed.
 SHRINK = 0.5
 DAY, WEEK = 1440, 7 * 1440  # minutes
 DAYS = "MON TUE WED THU FRI SAT SUN".split()
@@ -168,8 +167,8 @@ class _World:
         free = [one for one in self.instances if one.held < fleet.slots]
         # What stands, of the minimum, the fullest: the others may hibernate or go.
         one = max(free, key=lambda one: (one.ready <= now, one.kept, one.held), default=None)
-        asked = sum(not other.kept for other in self.instances)
-        if one is None and asked < fleet.on_request and len(self.instances) < fleet.most:
+        started = sum(not other.kept for other in self.instances)
+        if one is None and started < fleet.on_request and len(self.instances) < fleet.most:
             one = self.start(now, kept=False)
             self.started[int(now // 3600)] += 1
             self.active_s[int(now // 3600)] += self.times.cold_start_s  # a start is active (03/01)

@@ -30,6 +30,7 @@ FREE_DISK_GB = 10
 CU_PER_REQUEST = 75 / 10_000
 HOURS_PER_MONTH = 720  # 30 days, as the billing page's own examples
 MB_PER_GB = 1024
+ROUNDED_S = 0.5  # a busy span is rounded up to whole seconds: on average by this much
 
 # (CU of the month up to here, price of one CU). List prices: mainland China; international site.
 PRICES: dict[str, list[tuple[float, Decimal]]] = {
@@ -49,10 +50,6 @@ class Size:
     memory_mb: int
     gpu_memory_mb: int
     disk_mb: int
-
-    def __post_init__(self) -> None:
-        if min(self.vcpu, self.memory_mb, self.disk_mb) <= 0 or self.gpu_memory_mb < 0:
-            raise InfraError(f"{self} is no size of an instance: give vCPU, memory and disk above 0")
 
     @classmethod
     def of(cls, props: Mapping[str, Any]) -> Size:
