@@ -18,6 +18,7 @@ import contextlib
 import fcntl
 import itertools
 import json
+import os
 import queue
 import random
 import threading
@@ -69,8 +70,8 @@ def run(args: argparse.Namespace) -> None:
     with contextlib.suppress(InfraError):  # without `s` nobody knows the size of an instance: no price then
         cu_per_s = Size.of(template.render_any()).cu_per_second("active")
     deployment = smoke.Deployment(args.url, keys.own())
-    with opened(args.target, {line.custom_id for line in lines}) as answers, args.source.open("rb") as source:
-        todo = [line for line in lines if line.custom_id not in answers.done]
+    with opened(args.target, set(lines)) as answers, args.source.open("rb") as source:
+        todo = [line for line in lines.values() if line.custom_id not in answers.done]
         with progress() as shown:
             sender = Sender(deployment, answers, args.at_once, args.patience)
             sender.send(todo, source, shown, len(lines))
@@ -89,24 +90,23 @@ class Line:
     size: int
 
 
-def read(path: Path) -> list[Line]:
+def read(path: Path) -> dict[str, Line]:
     """Check all of IN before anything is sent. Raises WrongUsage naming the line and what is wrong with it."""
-    lines, seen, start = [], set[str](), 0
+    lines: dict[str, Line] = {}
+    number = start = 0
     try:
         with path.open("rb") as source:
             for number, raw in enumerate(source, 1):
                 if raw.strip():
-                    try:
-                        line = _checked(json.loads(raw), start, len(raw))
-                    except ValueError as error:
-                        raise WrongUsage(f"{path}, line {number}: {error}") from None
-                    if line.custom_id in seen:
-                        raise WrongUsage(f"{path}, line {number}: custom_id {line.custom_id!r} stands there twice")
-                    seen.add(line.custom_id)
-                    lines.append(line)
+                    line = _checked(json.loads(raw), start, len(raw))
+                    if line.custom_id in lines:
+                        raise ValueError(f"custom_id {line.custom_id!r} stands there twice")
+                    lines[line.custom_id] = line
                 start += len(raw)
     except OSError as error:
         raise WrongUsage(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise WrongUsage(f"{path}, line {number}: {error}") from None
     if not lines:
         raise WrongUsage(f"{path} has no request in it")
     return lines
@@ -269,26 +269,19 @@ class Sender:
     def send(self, todo: list[Line], source: BinaryIO, shown: Progress, everything: int) -> None:
         """Return once every line has its answer. Raises TimedOut after `patience_s` seconds without any."""
         lines, found = iter(todo), queue.SimpleQueue[tuple[Line, Reply] | BaseException]()
-        room, reading = Room(self.at_once), threading.Lock()
+        room = Room(self.at_once)
         self.tokens_before = sum(self.answers.tokens)
-
-        def following() -> Iterator[tuple[Line, bytes]]:
-            while True:
-                with reading:
-                    if (line := next(lines, None)) is None:
-                        return
-                    source.seek(line.start)
-                    raw = source.read(line.size)
-                yield line, json.dumps(json.loads(raw)["body"]).encode()
 
         def work() -> None:
             try:
                 with requests.Session() as session:
                     session.headers["content-type"] = "application/json"
                     session.headers.update(self.deployment.headers)
-                    for line, body in following():
+                    for line in lines:  # a list's iterator gives each to one thread
                         if self._stop.is_set():
                             return
+                        raw = os.pread(source.fileno(), line.size, line.start)
+                        body = json.dumps(json.loads(raw)["body"]).encode()
                         found.put((line, self._answer(session, room, line, body)))
             except BaseException as error:
                 found.put(error)

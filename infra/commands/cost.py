@@ -10,7 +10,7 @@ from infra.commands import options
 from infra.commands.screen import console, table
 from infra.errors import InfraError
 from infra.fc import template
-from infra.fc.prices import HOURS_PER_MONTH, Size, per_1000_tokens, price
+from infra.fc.prices import HOURS_PER_MONTH, Size, price
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,8 +51,8 @@ def costs(size: Size, args: argparse.Namespace) -> Table:
     )
     row("month never hibernated (alwaysAllocate true)", size.cu(HOURS_PER_MONTH, 0))
     if (rate := args.tokens_per_second) is not None:
+        if rate <= 0:
+            raise InfraError("--tokens-per-second must be above 0: measure it with `smoke` or the bench")
         shown.add_section()
-        each = per_1000_tokens(size, rate, currency)
-        cu = 1000 / rate * size.cu_per_second("active")
-        shown.add_row(f"1,000 tokens at {rate:g} tokens/s, busy", f"{cu:,.0f}", f"{each:.5f}")
+        row(f"1,000 tokens at {rate:g} tokens/s, busy", size.cu(1000 / rate / 3600, 0), 5)
     return shown

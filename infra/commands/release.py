@@ -6,17 +6,9 @@ Two facts of the platform shape this (FC docs, versions and aliases):
 - min instances follow their alias when it moves: FC makes new ones for the new version, each a cold start of
   minutes. A warm instance of another alias does not serve this one.
 
-So `release` never tries a version out on the alias that serves. Step by step:
-
-1. publish LATEST as version N (or take the one named, which is also how to go back by hand);
-2. a candidate alias `<alias>-next` points to N and gets one hibernating min instance; wait until it stands.
-   This takes one more T4 of the account's quota for some minutes;
-3. smoke the candidate through InvokeFunction. Failure ends here: traffic has not been touched;
-4. the alias moves to N, and gets a provision config if it has none (that of LATEST, else one instance);
-5. wait until its own instances stand, smoke it again as its callers reach it;
-6. failure in 4 or 5 moves the alias back to the version and weights before (or removes it, if it is new);
-7. in every case the candidate and its instance are removed; if that fails the command fails, because a
-   forgotten minimum instance is paid by the hour.
+So a version is never tried out on the alias that serves, but on a candidate `<alias>-next` with one hibernating min
+instance, which takes one more T4 of the account's quota for some minutes. In every case the candidate is removed; if
+that fails the command fails, because a forgotten minimum instance is paid by the hour.
 
 Not documented, to be proven on an account: whether FC keeps the old instances until the new ones stand. Until
 then release when traffic is low. A release that no HTTP trigger would show to callers is refused: it would only cost.

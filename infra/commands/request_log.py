@@ -26,26 +26,12 @@ MEMORY_MB = 256
 LONGEST = 1 << 18
 #: Bytes that are read at a time; DuckDB would take 32 MB, for each thread several times.
 BUFFER = 1 << 22
-#: Field -> type in DuckDB.
-FIELDS = {
-    "msg": "VARCHAR",
-    "instance": "VARCHAR",
-    "route": "VARCHAR",
-    "outcome": "VARCHAR",
-    "key": "VARCHAR",
-    "cold": "BOOLEAN",
-    "running": "INTEGER",
-    "prompt_tokens": "BIGINT",
-    "completion_tokens": "BIGINT",
-    "cached_tokens": "BIGINT",
-    "queue_ms": "DOUBLE",
-    "ttft_ms": "DOUBLE",
-    "decode_ms": "DOUBLE",
-    "card_ms": "DOUBLE",
-    "total_ms": "DOUBLE",
-    "start_s": "DOUBLE",
-    "stream": "BOOLEAN",
-    "prompt_blocks": "VARCHAR",
+#: Type in DuckDB -> fields.
+TYPES = {
+    "VARCHAR": ("msg", "instance", "route", "outcome", "key", "prompt_blocks"),
+    "BOOLEAN": ("cold", "stream"),
+    "BIGINT": ("running", "prompt_tokens", "completion_tokens", "cached_tokens"),
+    "DOUBLE": ("queue_ms", "ttft_ms", "decode_ms", "card_ms", "total_ms", "start_s"),
 }
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?)?Z?")
 
@@ -88,7 +74,7 @@ def query(
     until: str = "9999-12-31",
     fetch: Callable[[duckdb.DuckDBPyConnection], Any] = _rows,
 ) -> Any:
-    """The answer to an SQL query over `entries`: `ended` (UTC) and FIELDS of each line; half ones are NULL.
+    """The answer to an SQL query over `entries`: `ended` (UTC) and the fields of TYPES of each line; half ones are NULL.
 
     `logs` are paths, or "-" for standard input; the answer a list of dicts, or what `fetch` makes of it. Raises
     InfraError for a file that cannot be read, WrongUsage for one that is not there and for a moment that is none.
@@ -97,7 +83,8 @@ def query(
     if missing := [path for path in paths if not Path(path).exists()]:
         raise WrongUsage(f"there is no {', '.join(missing)}: give the files of a log, or - for standard input")
     span = {"since": _moment(since), "until": _moment(until)}
-    rows = _LINES.substitute(span, longest=LONGEST, buffer=BUFFER, fields=json.dumps(FIELDS))
+    fields = json.dumps({name: kind for kind, names in TYPES.items() for name in names})
+    rows = _LINES.substitute(span, longest=LONGEST, buffer=BUFFER, fields=fields)
     with tempfile.TemporaryDirectory(prefix="report-") as spill, duckdb.connect() as db:
         db.execute(f"SET memory_limit = '{MEMORY_MB}MB'")
         db.execute(f"SET threads = {min(4, os.cpu_count() or 1)}")

@@ -313,9 +313,7 @@ def over_invoke(fc: FunctionCompute, function: str, qualifier: str, words: Words
     yield check(f"invoke generate @{qualifier}", generate, call, words)
 
 
-def over_both(
-    fc: FunctionCompute, function: str, qualifier: str, words: Words, wait_s: float = 0
-) -> Iterator[Result]:
+def over_both(fc: FunctionCompute, function: str, qualifier: str, words: Words, wait_s: float = 0) -> Iterator[Result]:
     """InvokeFunction, and the trigger of the qualifier where it has an open one."""
     yield from over_invoke(fc, function, qualifier, words)
     if (url := trigger_url(fc, function, qualifier)) is not None:

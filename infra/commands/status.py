@@ -66,11 +66,6 @@ def collect(fc: FunctionCompute, name: str, now: datetime | None = None) -> Snap
     return Snapshot(fc.get_function(name), fc.triggers(name), qualifiers, list(month.values()), now)
 
 
-def size_of(function: Any) -> Size:
-    gpu = function.gpu_config.gpu_memory_size if function.gpu_config else 0
-    return Size(function.cpu, function.memory_size, gpu or 0, function.disk_size or 512)
-
-
 def instance_hours(instances: list[Any], now: datetime) -> float:
     """Hours lived this month, all instances together; an instance that stands has no end yet."""
     month_began = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0).timestamp() * 1000
@@ -186,7 +181,7 @@ def problem_list(snapshot: Snapshot) -> RenderableType:
 
 
 def price_line(snapshot: Snapshot, currency: str) -> str:
-    size, hours = size_of(snapshot.function), instance_hours(snapshot.month, snapshot.now)
+    size, hours = Size.of(snapshot.function.to_map()), instance_hours(snapshot.month, snapshot.now)
     least, most = price(size.cu(0, hours), currency), price(size.cu(hours, 0), currency)
     kept = {one.name: count for one in snapshot.qualifiers if (count := target_of(one.provision))}
     paid = ", ".join(f"{count} of {name}" for name, count in kept.items())

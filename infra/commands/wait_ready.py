@@ -67,7 +67,7 @@ def wait_ready(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> str:
-    """Returns what is ready, in words. Raises CheckFailed with FC's own reason, or TimedOut with the last thing seen."""
+    """What is ready, in words. Raises CheckFailed with FC's own reason, or TimedOut with the last thing seen."""
     deadline = clock() + timeout_s
     failures: list[str] = []
     while True:

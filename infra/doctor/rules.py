@@ -11,9 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from infra.doctor import service
-from infra.doctor.finding import Finding, error, warning
-from infra.doctor.image_name import image
+from infra.doctor import Finding, error, service, warning
 from infra.doctor.props import Props, amount, get, number, setting
 from infra.doctor.roundtrip import unknown_keys
 from infra.fc import keys, quotas
@@ -25,6 +23,9 @@ NUMBERS = (
 )  # fmt: skip
 
 AMOUNTS = ("CHATBOT_DEADLINE_S", "CHATBOT_DRAIN_S", "CHATBOT_MAX_RUNNING", "CHATBOT_MAX_WAITING")
+
+# A tag that no one moves: git describe on a release (v1.2.3, v1.2.3-4-gabc1234), or a bare commit.
+IMMUTABLE_TAG = re.compile(r"v?\d+\.\d+\.\d+([-+.]\w[\w.+-]*)?|[0-9a-f]{7,40}")
 
 
 def numbers(props: Props) -> Iterator[Finding]:
@@ -148,6 +149,31 @@ def container(props: Props) -> Iterator[Finding]:
         yield error(
             f"{path}.port", f"is {get(props, f'{path}.port')}: the service listens on {listening}; left out it is 9000"
         )
+
+
+def image(props: Props) -> Iterator[Finding]:
+    """FC notes tag and digest; a tag whose content changes later makes every call fail until the next deployment."""
+    path = "customContainerConfig.image"
+    reference = str(get(props, path, ""))
+    name, _, digest = reference.partition("@")
+    host, _, rest = name.partition("/")
+    tag = rest.rpartition(":")[2] if ":" in rest else ""
+    if not host.partition(":")[0]:
+        yield error(path, f"is {reference!r}, without a repository: export DEPLOY_REPOSITORY=<host>/<namespace>/<name>")
+        return
+    immutable = IMMUTABLE_TAG.fullmatch(tag) and not tag.endswith("dirty")
+    if not (immutable or re.fullmatch(r"sha256:[0-9a-f]{64}", digest)):
+        yield error(
+            path,
+            f"tag {tag!r} can move or name unsaved work, and FC fails calls when a tag's content changes: "
+            "push one that `git describe` made, e.g. v1.2.3",
+        )
+    if not host.endswith(".aliyuncs.com"):
+        yield warning(
+            path, f"host {host!r} is not Alibaba's registry: FC documents only ACR of the same account and region"
+        )
+    elif str(get(props, "region")) not in host.split("."):
+        yield error(path, f"host {host!r} is not in {get(props, 'region')}: FC pulls from a registry of its own region")
 
 
 def environment_variables(props: Props) -> Iterator[Finding]:

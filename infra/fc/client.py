@@ -266,6 +266,4 @@ def describe(method: str, error: Any) -> Refused:
     message = str(getattr(inner, "message", None) or inner)
     if not status:
         code = NO_CREDENTIALS if type(inner).__name__ == "CredentialException" else NO_ANSWER
-    hint = HINTS.get(code)
-    text = f"{method}: {code or status}: {message}" + (f" ({hint})" if hint else "")
-    return Refused(text, code=code, status=status)
+    return Refused(f"{method}: {code or status}: {message}", HINTS.get(code, ""), code=code, status=status)

@@ -87,11 +87,13 @@ class Plan:
         }
 
 
+@dataclass(frozen=True)
 class Drill:
-    """One start and one end of one target, step by step; every step says how long it took."""
+    """One start and one end of one target, step by step; every step prints how long it took."""
 
-    def __init__(self, target: Target, plan: Plan, url: str) -> None:
-        self.target, self.plan, self.url = target, plan, url
+    target: Target
+    plan: Plan
+    url: str
 
     def step(self, name: str, act: Callable[[], str]) -> None:
         started = time.monotonic()
@@ -146,7 +148,7 @@ class Drill:
     def outside(self, command: str) -> str:
         """One of the operator's own commands against the running service."""
         if subprocess.run([sys.executable, "-m", "infra", command, self.url], cwd=ROOT, check=False).returncode != 0:
-            raise CheckFailed(f"`python -m infra {command}` failed; what it says is above")
+            raise CheckFailed(f"`python -m infra {command}` failed; its output is above")
         return "passed"
 
     def stop(self) -> str:
@@ -240,7 +242,7 @@ def drill(target: Target, plan: Plan, port: int, checks: Sequence[str], keep_war
     try:
         target.start()
         Drill(target, plan, f"http://127.0.0.1:{port}").run(*checks)
-        if keep_warm:
+        if keep_warm and isinstance(target, Container):
             target.copy_out("/opt/warm/.", WARM)
             print(f"kept what the T4 compiled in {WARM.relative_to(ROOT)}: the next `make image` bakes it in")
     except InfraError:

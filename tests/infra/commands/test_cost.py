@@ -24,3 +24,10 @@ def test_cost_needs_no_account_and_prints_size_and_rate(capsys: pytest.CaptureFi
 def test_cost_refuses_more_hours_than_a_month_has(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cost", "--hours-active", "745"]) == 1
     assert "do not fit" in capsys.readouterr().err
+
+
+def test_the_price_of_tokens_falls_with_the_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cost", "--tokens-per-second", "100"]) == 0
+    assert "0.04400" in capsys.readouterr().out
+    assert main(["cost", "--tokens-per-second", "0"]) == 1
+    assert "above 0" in capsys.readouterr().err

@@ -13,7 +13,7 @@ import pytest
 
 from infra import ROOT
 from infra.__main__ import main
-from infra.doctor.image_name import IMMUTABLE_TAG
+from infra.doctor.rules import IMMUTABLE_TAG
 from infra.image import size
 from infra.image.push import COMMIT_LABEL
 

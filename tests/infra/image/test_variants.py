@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
@@ -86,8 +85,6 @@ class Started:
 
     def stop(self, limit_s: int) -> int:
         return 0
-
-    def copy_out(self, source: str, to: Path) -> None: ...
 
     def remove(self) -> None:
         self.up = 0
