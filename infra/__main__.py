@@ -91,10 +91,6 @@ def chain(error: BaseException | None) -> list[str]:
     return lines
 
 
-def interrupt(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
 def main(words: Sequence[str]) -> int:
     args = parse(words)
     try:
@@ -111,5 +107,5 @@ def main(words: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     # A cancelled CI job sends SIGTERM: the candidate of a release must be removed then, too.
-    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main(sys.argv[1:]))

@@ -294,7 +294,11 @@ class Sender:
                 one = found.get()
                 if isinstance(one, BaseException):
                     raise one
-                self._write(*one)
+                line, reply = one
+                self.answers.write(line.custom_id, reply)
+                self._last = time.monotonic()
+                if (card_ms := smoke.timing(reply.headers, "card")) is not None:
+                    self.card_ms = (self.card_ms or 0.0) + card_ms
                 self.seconds = time.monotonic() - began
                 if time.monotonic() - reported >= 5 or self.sent == len(todo):
                     reported = time.monotonic()
@@ -303,12 +307,6 @@ class Sender:
                     shown.report(f"{len(self.answers.done):,} of {everything:,}, {rate:.1f}/s, {left:,.0f} s left")
         finally:
             self._stop.set()
-
-    def _write(self, line: Line, reply: Reply) -> None:
-        self.answers.write(line.custom_id, reply)
-        self._last = time.monotonic()
-        if (card_ms := smoke.timing(reply.headers, "card")) is not None:
-            self.card_ms = (self.card_ms or 0.0) + card_ms
 
     def _answer(self, session: requests.Session, room: Room, line: Line, body: bytes) -> Reply:
         """An answer that is final. Raises TimedOut when nobody has had any for `patience_s` seconds."""

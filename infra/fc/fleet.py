@@ -219,30 +219,28 @@ class _World:
         self.instances = [one for one in self.instances if one.kept or one.held or now - one.now < IDLE_S]
         self.most[hour] = max(self.most[hour], len(self.instances))
 
-    def run(self) -> Outcome:
-        minute = 0
-        for request, now in enumerate(self.came):
-            while minute * 60 <= now:
-                self.tick(minute)
-                minute += 1
-            for one in self.instances:
-                self.advance(one, now)
-            self.arrive(request, now)
-            self.most[int(now // 3600)] = max(self.most[int(now // 3600)], len(self.instances))
-        for later in range(minute, 60 * len(self.most)):
-            self.tick(later)
-        for one in self.instances:
-            self.advance(one, self.came[-1] + 1e6)
-        found = (self.first, self.total, self.active_s, np.maximum(0.0, self.asleep_s), self.most, self.started)
-        return Outcome(*map(np.asarray, found))
-
 
 def simulate(load: Columns, times: Times, fleet: Fleet, minute: int = 0) -> Outcome:
     """What becomes of requests: `came_s` in order, seconds from a whole hour on, tokens of `prompt` and `answer`.
 
     `minute` of the week is when that hour begins.
     """
-    return _World(load, times, fleet, minute).run()
+    world = _World(load, times, fleet, minute)
+    ticked = 0
+    for request, now in enumerate(world.came):
+        while ticked * 60 <= now:
+            world.tick(ticked)
+            ticked += 1
+        for one in world.instances:
+            world.advance(one, now)
+        world.arrive(request, now)
+        world.most[int(now // 3600)] = max(world.most[int(now // 3600)], len(world.instances))
+    for later in range(ticked, 60 * len(world.most)):
+        world.tick(later)
+    for one in world.instances:
+        world.advance(one, world.came[-1] + 1e6)
+    found = (world.first, world.total, world.active_s, np.maximum(0.0, world.asleep_s), world.most, world.started)
+    return Outcome(*map(np.asarray, found))
 
 
 def scaled(load: Columns, times: float, seed: int = 1) -> Columns:

@@ -210,10 +210,17 @@ def measured(variant: Variant, start: Start, limit_s: int, effort: Effort, base:
     """One variant started, measured and taken down. Whatever goes wrong is its fault, and never the run's end."""
     outcome = Outcome(variant.name)
     target, url = start(variant.flags, variant.environment)
+
+    def watch(pause_s: float) -> None:
+        time.sleep(min(pause_s, POLL_S))
+        if not target.running():
+            raise CheckFailed("it does not start")
+
     try:
         began = time.monotonic()
         target.start()
-        initialize(target, url, limit_s)
+        watch(0)
+        Deployment(url, read_timeout_s=5).health(limit_s, sleep=watch)
         outcome.start_s = time.monotonic() - began
         Measurement(url, effort).into(outcome, base)
         target.stop(limit_s=30)
@@ -223,18 +230,6 @@ def measured(variant: Variant, start: Start, limit_s: int, effort: Effort, base:
     finally:
         target.remove()
     return outcome
-
-
-def initialize(target: Target, url: str, limit_s: float) -> None:
-    """Wait until /health answers that the engine does. Raises CheckFailed when the target ends or the time is over."""
-
-    def watch(pause_s: float) -> None:
-        time.sleep(min(pause_s, POLL_S))
-        if not target.running():
-            raise CheckFailed("it does not start")
-
-    watch(0)
-    Deployment(url, read_timeout_s=5).health(limit_s, sleep=watch)
 
 
 def compare(
