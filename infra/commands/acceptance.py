@@ -59,10 +59,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("url", help="where the service answers; its key, if any, in CHATBOT_API_KEY")
 
 
-def run(args: argparse.Namespace) -> None:
-    accept(Deployment(args.url, keys.own(), REQUEST_LIMIT_S), prompts())
-
-
 @dataclass(frozen=True)
 class Prompt:
     text: str
@@ -144,8 +140,9 @@ def right(questions: Sequence[Prompt], replies: Sequence[Reply]) -> int:
     return sum(bool(one.expect) and one.expect.casefold() in reply.text.casefold() for one, reply in pairs)
 
 
-def accept(deployment: Deployment, questions: Sequence[Prompt]) -> None:
+def run(args: argparse.Namespace) -> None:
     """Raises CheckFailed with the faults found and the escape order."""
+    deployment, questions = Deployment(args.url, keys.own(), REQUEST_LIMIT_S), prompts()
     problems, count = [], len(AT_ONCE) * len(questions)
     plain = sum(bool(prompt.expect) for prompt in questions)
     first: list[str] = []

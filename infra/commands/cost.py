@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from rich.table import Table
-
 from infra.commands import options
 from infra.commands.screen import console, table
 from infra.errors import InfraError
@@ -21,12 +19,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    console().print(costs(Size.of(template.render_any()), args))
-
-
-def costs(size: Size, args: argparse.Namespace) -> Table:
     """A month of one instance, next to the two extremes it lies between."""
-    active, currency = args.hours_active, args.currency
+    size, active, currency = Size.of(template.render_any()), args.hours_active, args.currency
     asleep = max(0.0, HOURS_PER_MONTH - active)
     if not 0 <= active <= 31 * 24 or args.requests < 0:
         raise InfraError(f"{active:g} active hours and {args.requests:g} requests do not fit into a month")
@@ -55,4 +49,4 @@ def costs(size: Size, args: argparse.Namespace) -> Table:
             raise InfraError("--tokens-per-second must be above 0: measure it with `smoke` or the bench")
         shown.add_section()
         row(f"1,000 tokens at {rate:g} tokens/s, busy", size.cu(1000 / rate / 3600, 0), 5)
-    return shown
+    console().print(shown)

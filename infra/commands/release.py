@@ -17,7 +17,6 @@ then release when traffic is low. A release that no HTTP trigger would show to c
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,14 +33,9 @@ Smoke = Callable[[str], None]  # smokes one qualifier, raises CheckFailed
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    options.account(parser)
+    options.account(parser, qualifier=True)
     waiting(parser)
     smoke.asking(parser)
-    parser.add_argument(
-        "--alias",
-        default=os.environ.get("DEPLOY_QUALIFIER", LIVE),
-        help="the alias that takes the traffic (%(default)s)",
-    )
     parser.add_argument("--version", help="an existing version instead of publishing LATEST (a way back)")
     parser.add_argument("--description", default="", help="of the published version, e.g. the image tag")
 
@@ -52,12 +46,12 @@ def run(args: argparse.Namespace) -> None:
     def try_out(qualifier: str) -> None:
         smoke.judge_all(qualifier, smoke.over_both(fc, args.function, qualifier, words))
 
-    require_trigger(fc, args.function, args.alias)
+    require_trigger(fc, args.function, args.qualifier)
     with progress() as shown:
         wait = waiter(fc, args, shown.report)
-        step = Release(fc, args.function, args.alias, try_out, wait, shown.report)
+        step = Release(fc, args.function, args.qualifier, try_out, wait, shown.report)
         version = step.run(args.version, args.description)
-        shown.done(f"{args.function}@{args.alias} is version {version}")
+        shown.done(f"{args.function}@{args.qualifier} is version {version}")
 
 
 @dataclass

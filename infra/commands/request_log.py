@@ -74,7 +74,7 @@ def query(
     until: str = "9999-12-31",
     fetch: Callable[[duckdb.DuckDBPyConnection], Any] = _rows,
 ) -> Any:
-    """The answer to an SQL query over `entries`: `ended` (UTC) and the fields of TYPES of each line; half ones are NULL.
+    """The answer to an SQL query over `entries`: `ended` (UTC) and a line's fields (TYPES); half lines are NULL.
 
     `logs` are paths, or "-" for standard input; the answer a list of dicts, or what `fetch` makes of it. Raises
     InfraError for a file that cannot be read, WrongUsage for one that is not there and for a moment that is none.

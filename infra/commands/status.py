@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
@@ -30,7 +30,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    show(console(), collect(options.connect(args), args.function), args.currency)
+    screen, snapshot = console(), collect(options.connect(args), args.function)
+    for part in (about(snapshot), qualifier_table(snapshot), instance_table(snapshot), problems(snapshot)):
+        screen.print(part, highlight=False)
+    screen.print(price_line(snapshot, args.currency), highlight=False)
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ class Snapshot:
     now: datetime
 
 
-def collect(fc: FunctionCompute, name: str, now: datetime | None = None) -> Snapshot:
-    now = now or datetime.now(UTC)
+def collect(fc: FunctionCompute, name: str) -> Snapshot:
+    now = datetime.now(UTC)
     month_began = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     since = int(month_began.timestamp() * 1000)
     versions = {LATEST: "unpublished"} | {alias.alias_name: alias.version_id for alias in fc.aliases(name)}
@@ -77,7 +80,7 @@ def instance_hours(instances: list[Any], now: datetime) -> float:
     return sum(max(0.0, span) for span in lived) / 3_600_000
 
 
-def problems(snapshot: Snapshot) -> list[str]:
+def problems(snapshot: Snapshot) -> RenderableType:
     """What FC itself reports as wrong, worst first, in its own words."""
     function = snapshot.function
     waiting, failure = look_at_function(function)
@@ -92,13 +95,10 @@ def problems(snapshot: Snapshot) -> list[str]:
             found.append(f"{qualifier.name}: {failure or waiting}")
         if config and (config.always_allocate_cpu or config.always_allocate_gpu) and target_of(config):
             found.append(f"{qualifier.name}: never hibernates, full price day and night; run `scale`")
-    return found
-
-
-def show(screen: Console, snapshot: Snapshot, currency: str) -> None:
-    for part in (about(snapshot), qualifier_table(snapshot), instance_table(snapshot), problem_list(snapshot)):
-        screen.print(part, highlight=False)
-    screen.print(price_line(snapshot, currency), highlight=False)
+    if not found:
+        return "[green]no errors reported[/]\n"
+    lines = "\n".join(f"- {escape(problem)}" for problem in found)
+    return Panel(lines, title="errors", title_align="left", border_style="red")
 
 
 def about(snapshot: Snapshot) -> RenderableType:
@@ -170,14 +170,6 @@ def age(created_ms: int | None, now: datetime) -> str:
         return "?"
     minutes = int(now.timestamp() - created_ms / 1000) // 60
     return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"
-
-
-def problem_list(snapshot: Snapshot) -> RenderableType:
-    found = problems(snapshot)
-    if not found:
-        return "[green]no errors reported[/]\n"
-    lines = "\n".join(f"- {escape(problem)}" for problem in found)
-    return Panel(lines, title="errors", title_align="left", border_style="red")
 
 
 def price_line(snapshot: Snapshot, currency: str) -> str:

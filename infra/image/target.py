@@ -26,7 +26,7 @@ class Card:
     driver: str
 
 
-def output_of(*command: str) -> subprocess.CompletedProcess[str]:
+def output(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -34,7 +34,7 @@ def gpu() -> Card | None:
     """The first GPU, when Docker is there to hand it to a container."""
     if not (shutil.which("nvidia-smi") and shutil.which("docker")):
         return None
-    listed = output_of("nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader")
+    listed = output("nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader")
     lines = listed.stdout.strip().splitlines()
     if listed.returncode != 0 or not lines:
         return None
@@ -75,34 +75,34 @@ class Container:
         self._needs = "" if scripted else " (is the NVIDIA container toolkit installed?)"
 
     def start(self) -> None:
-        if output_of("docker", "image", "inspect", self.image).returncode != 0:
+        if output("docker", "image", "inspect", self.image).returncode != 0:
             remote = "/" in self.image
             command = ["docker", "pull", self.image] if remote else ["make", "image"]
             print(f"{self.image} is not here: {' '.join(command)}", flush=True)
             if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
                 raise CheckFailed(f"`{' '.join(command)}` failed; its output is above")
-        started = output_of(*self.command)
+        started = output(*self.command)
         if started.returncode != 0:
             raise CheckFailed(f"docker run: {started.stderr.strip()}{self._needs}")
 
     def running(self) -> bool:
-        return output_of("docker", "inspect", "--format", "{{.State.Running}}", self.name).stdout.strip() == "true"
+        return output("docker", "inspect", "--format", "{{.State.Running}}", self.name).stdout.strip() == "true"
 
     def log(self) -> str:
-        logs = output_of("docker", "logs", "--tail", str(LOG_LINES), self.name)
+        logs = output("docker", "logs", "--tail", str(LOG_LINES), self.name)
         return logs.stdout + logs.stderr
 
     def stop(self, limit_s: int) -> int:
-        output_of("docker", "stop", "--time", str(limit_s), self.name)
-        return int(output_of("docker", "inspect", "--format", "{{.State.ExitCode}}", self.name).stdout.strip() or -1)
+        output("docker", "stop", "--time", str(limit_s), self.name)
+        return int(output("docker", "inspect", "--format", "{{.State.ExitCode}}", self.name).stdout.strip() or -1)
 
     def copy_out(self, source: str, to: Path) -> None:
-        copied = output_of("docker", "cp", f"{self.name}:{source}", str(to))
+        copied = output("docker", "cp", f"{self.name}:{source}", str(to))
         if copied.returncode != 0:
             raise CheckFailed(f"docker cp: {copied.stderr.strip()}")
 
     def remove(self) -> None:
-        output_of("docker", "rm", "--force", "--volumes", self.name)
+        output("docker", "rm", "--force", "--volumes", self.name)
 
 
 class Process:

@@ -1,4 +1,4 @@
-"""plan: finds the configuration that is known to be the cheapest, prints it so that s.yaml takes it, marks a forecast."""
+"""plan: finds the configuration known to be the cheapest, prints it so that s.yaml takes it, marks a forecast."""
 
 from __future__ import annotations
 
