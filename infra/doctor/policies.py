@@ -26,7 +26,7 @@ DOMAINS = ("acs:fc:REGION:ACCOUNT_ID:custom-domains/DOMAIN",)
 EVERYTHING = ("*",)
 
 #: Resources, and the actions of Function Compute that they are asked for with.
-_CALLS = (
+_CALLS: tuple[tuple[tuple[str, ...], str], ...] = (
     # fc3 deploy
     (QUALIFIED, "GetFunction GetProvisionConfig PutProvisionConfig GetFunctionAsyncInvokeConfig"),
     (ITSELF, "CreateFunction UpdateFunction"),

@@ -10,6 +10,7 @@ many slots of the minimum are taken (fc-docs 04/063).
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -43,23 +44,23 @@ def week(default: int, actions: Sequence[Mapping[str, Any]]) -> Any:
         fields = str(action["scheduleExpression"]).removeprefix("cron(").rstrip(")").split()
         if len(fields) != 6 or {*fields[3:5]} - {"*", "?"}:
             raise WrongUsage(f"{action['scheduleExpression']}: only times by the day of the week can be planned with")
-        days, hours, minutes = _values(fields[5], 0, 6), _values(fields[2], 0, 23), _values(fields[1], 0, 59)
-        fired += [(day * DAY + hour * 60 + at, action["target"]) for day in days for hour in hours for at in minutes]
+        weekdays = fields[5]
+        for at, name in enumerate(DAYS, 1):
+            weekdays = weekdays.replace(name, str(at))
+        times = itertools.product(_values(weekdays, 1, 7), _values(fields[2], 0, 23), _values(fields[1], 0, 59))
+        fired += [((day - 1) * DAY + hour * 60 + minute, action["target"]) for day, hour, minute in times]
     for minute, target in sorted([(-1, max(fired)[1]), *fired] if fired else []):
         least[max(0, minute) :] = target
     return least
 
 
 def _values(text: str, low: int, high: int) -> list[int]:
-    """What a field of a cron expression stands for; MON or 1 is day 0."""
-    for at, name in enumerate(DAYS):
-        text = text.replace(name, str(at + 1))
+    """What a field of a cron expression stands for."""
     found: list[int] = []
     for part in text.split(","):
         span, _, step = part.partition("/")
-        first, _, last = ("-".join(map(str, (low, high))) if span in "*?" else span).partition("-")
-        off = 1 if high == 6 and span not in "*?" else 0
-        found += range(int(first) - off, int(last or (high + off if step else first)) - off + 1, int(step or 1))
+        first, _, last = (f"{low}-{high}" if span in "*?" else span).partition("-")
+        found += range(int(first), int(last or (high if step else first)) + 1, int(step or 1))
     return found
 
 
