@@ -29,8 +29,6 @@ from infra.commands.wait_ready import waiter, waiting
 from infra.errors import CheckFailed, InfraError
 from infra.fc.client import LATEST, LIVE, FunctionCompute
 
-Smoke = Callable[[str], None]  # smokes one qualifier, raises CheckFailed
-
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.account(parser, qualifier=True)
@@ -56,12 +54,12 @@ def run(args: argparse.Namespace) -> None:
 
 @dataclass
 class Release:
-    """One release of one function. `smoke` raises when a qualifier does not answer as it should."""
+    """One release of one function."""
 
     fc: FunctionCompute
     function: str
     alias: str
-    smoke: Smoke
+    smoke: Callable[[str], None]  # tries one qualifier; raises CheckFailed
     wait: Callable[[str], str]  # until one qualifier stands; raises CheckFailed or TimedOut
     report: Report = lambda line: None
 

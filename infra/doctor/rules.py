@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from infra.doctor import Finding, error, service, warning
-from infra.doctor.props import Props, amount, get, number, setting
 from infra.doctor.roundtrip import unknown_keys
 from infra.fc import keys, quotas
 from infra.fc.serverless_devs import REDIRECTING
+
+Props = Mapping[str, Any]
 
 NUMBERS = (
     "cpu", "memorySize", "diskSize", "timeout", "instanceConcurrency", "gpuConfig.gpuMemorySize",
@@ -26,6 +27,35 @@ AMOUNTS = ("CHATBOT_DEADLINE_S", "CHATBOT_DRAIN_S", "CHATBOT_MAX_RUNNING", "CHAT
 
 # A tag that no one moves: git describe on a release (v1.2.3, v1.2.3-4-gabc1234), or a bare commit.
 IMMUTABLE_TAG = re.compile(r"v?\d+\.\d+\.\d+([-+.]\w[\w.+-]*)?|[0-9a-f]{7,40}")
+
+
+def get(props: Props, path: str, default: Any = None) -> Any:
+    """The value at a dotted path, `default` where any step is missing."""
+    value: Any = props
+    for key in path.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            return default
+        value = value[key]
+    return value
+
+
+def number(props: Props, path: str) -> float:
+    """The number at a path; 0 where there is none (`numbers` reports it)."""
+    value = get(props, path)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else 0
+
+
+def setting(props: Props, name: str) -> Any:
+    """A setting of the service in this deployment: from the function's environment, else its default."""
+    return get(props, f"environmentVariables.{name}", service.settings().get(name))
+
+
+def amount(props: Props, name: str) -> float:
+    """A setting as a number; where it is none, NaN, with which no comparison finds fault (`numbers` does)."""
+    try:
+        return float(setting(props, name))
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def numbers(props: Props) -> Iterator[Finding]:

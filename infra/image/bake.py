@@ -227,13 +227,12 @@ def lock(manifest: Manifest, source: str) -> Manifest:
     files = []
     with tempfile.TemporaryDirectory() as scratch:
         for file in listed(hub):
-            if file.sha256:
-                files.append(file)
-                continue
-            part = Path(scratch) / "part"
-            download(hub.url(file.path), part, file.size, file.path)
-            files.append(check(part, file))
-            part.unlink()
+            if not file.sha256:
+                part = Path(scratch) / "part"
+                download(hub.url(file.path), part, file.size, file.path)
+                file = check(part, file)
+                part.unlink()
+            files.append(file)
     return Manifest(manifest.repository, manifest.revision, tuple(files))
 
 

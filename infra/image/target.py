@@ -76,8 +76,7 @@ class Container:
 
     def start(self) -> None:
         if output("docker", "image", "inspect", self.image).returncode != 0:
-            remote = "/" in self.image
-            command = ["docker", "pull", self.image] if remote else ["make", "image"]
+            command = ["docker", "pull", self.image] if "/" in self.image else ["make", "image"]
             print(f"{self.image} is not here: {' '.join(command)}", flush=True)
             if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
                 raise CheckFailed(f"`{' '.join(command)}` failed; its output is above")

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from infra.doctor import roundtrip, service
-from infra.doctor.props import get
-from infra.doctor.rules import check
+from infra.doctor.rules import check, get
 from infra.errors import InfraError
 from infra.fc import quotas
 from infra.fc.client import LIVE
