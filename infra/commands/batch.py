@@ -96,7 +96,8 @@ def read(path: Path) -> dict[str, Line]:
     number = start = 0
     try:
         with path.open("rb") as source:
-            for number, raw in enumerate(source, 1):
+            for raw in source:
+                number += 1
                 if raw.strip():
                     line = _checked(json.loads(raw), start, len(raw))
                     if line.custom_id in lines:

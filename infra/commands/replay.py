@@ -173,7 +173,7 @@ def side_by_side(before: report.Report, after: report.Report) -> Table:
     both = [one.everything for one in (before, after)]
     for what in ("requests", "failed", "refused", "prompt", "completion"):
         page.add_row(report.NAMES[what], *(f"{one[what] or 0:,}" for one in both))
-    table.add_row(report.NAMES["cached"], *(report.hits(one) for one in both))
+    page.add_row(report.NAMES["cached"], *(report.hits(one) for one in both))
     for name in report.TIMES:
         for at, quantile in enumerate(("p50", "p95", "p99")):
             cells = ("-" if not one[name] else f"{one[name][at]:,.0f}" for one in both)

@@ -24,9 +24,7 @@ def table(title: str, *headings: str) -> Table:
     made = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     for heading in headings:
         right = heading.startswith(">")
-        made.add_column(
-            heading.removeprefix(">"), justify="right" if right else "left", no_wrap=right, overflow="fold"
-        )
+        made.add_column(heading.removeprefix(">"), justify="right" if right else "left", no_wrap=right, overflow="fold")
     return made
 
 

@@ -116,7 +116,7 @@ def test_a_log_is_read_in_the_forms_it_comes_in(tmp_path: Path, form: str) -> No
     else:
         path.write_text(text)
     if form == "stdin":
-        code = "from infra.commands.request_log import query; print(query(['-'], 'SELECT count(msg) AS n FROM entries'))"
+        code = "from infra.commands.request_log import query; print(query(['-'], 'SELECT count(msg) n FROM entries'))"
         command = [sys.executable, "-c", code]
         with path.open() as given:
             done = subprocess.run(command, stdin=given, capture_output=True, text=True, cwd=ROOT, check=True)
