@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gzip
 import random
 import re
@@ -103,7 +104,8 @@ def test_the_first_half_of_a_real_run_predicts_the_p95_of_the_second_at_three_lo
 
     turns = 1 + max(int(number) for number in re.findall(r"-turn-(\d+)-", "\n".join(text)))
     first, second = range(turns // 2), range(turns // 2, turns)
-    _, times = read(written(tmp_path, *part(r"[\d.]+", first)), "--cold-start", "1", "--wake", "0")
+    _, times = read(written(tmp_path, *part(r"[\d.]+", first)), "--cold-start", "1")
+    times = dataclasses.replace(times, wake_s=0.0)  # nothing hibernates on a machine of its own
     for share in SHARES:
         lines = part(f"{share:g}", second)
         load, _ = read(written(tmp_path, *lines), "--assume", "t4")
