@@ -201,8 +201,9 @@ coverage: $(VENV)/dev ## Lines of the service's rooms that the in-process tests 
 	$(BIN)/python -m pytest -m 'not engine and not process' tests/test_settings.py tests/engine tests/observability tests/playground tests/rag tests/routes tests/security tests/server tests/serving -q --cov --cov-report=term:skip-covered
 
 .PHONY: audit
-audit: $(VENV)/dev ## Known vulnerabilities in the locks (says so where the advisories are out of reach)
-	$(BIN)/python -m infra audit
+audit: $(VENV)/dev ## Known vulnerabilities in the locks, by PyPI's advisories
+	@failed=0; for lock in code/requirements/cpu.txt code/requirements/cuda.txt tests/requirements.txt infra/requirements.txt; do \
+	  echo "$$lock:"; $(BIN)/pip-audit --disable-pip --no-deps --progress-spinner off -r $$lock || failed=1; done; exit $$failed
 
 .PHONY: sbom
 sbom: $(VENV)/dev ## What is installed, as CycloneDX (build/sbom.json)

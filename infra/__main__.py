@@ -24,7 +24,7 @@ COMMANDS = {
     "size": ("infra.image.size", "measure an image against what Function Compute takes"),
     "local-test": ("infra.image.local_test", "start the image here as Function Compute does, try it, take it down"),
     "push": ("infra.image.push", "push the image under a tag that never moves"),
-    "digest": ("infra.commands.digest", "API keys as the digests that a deployment is told"),
+    "digest": ("infra.commands.digest", "API keys as the digests that a deployment gets"),
     "s": ("infra.commands.s", "any command of Serverless Devs, quiet and with the whole credential"),
     "deploy": ("infra.commands.deploy", "deploy s.yaml to what nobody calls yet, wait until all of it stands, try it"),
     "wait-ready": ("infra.commands.wait_ready", "wait until the function is active and its min instances stand"),
@@ -39,12 +39,8 @@ COMMANDS = {
     "cost": ("infra.commands.cost", "what it costs: a table from the published prices; no account"),
     "report": ("infra.commands.report", "what it did and what it cost, from its own request log"),
     "replay": ("infra.commands.replay", "send a log's requests again, here or elsewhere, and compare"),
-    "batch": (
-        "infra.commands.batch",
-        "send a file of requests in the form of OpenAI's batches, and go on where it stopped",
-    ),
+    "batch": ("infra.commands.batch", "send a file of requests as OpenAI's batches have it, go on where it stopped"),
     "plan": ("infra.commands.plan", "what a fleet will do with a log's load, and the cheapest for a target"),
-    "audit": ("infra.commands.audit", "known vulnerabilities in what the locks install"),
 }
 
 EPILOG = """exit codes: 0 good; 1 looked, not right; 2 wrong usage; 3 refused by Function Compute; 4 timed out
@@ -95,10 +91,6 @@ def chain(error: BaseException | None) -> list[str]:
     return lines
 
 
-def interrupt(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
 def main(words: Sequence[str]) -> int:
     args = parse(words)
     try:
@@ -115,5 +107,5 @@ def main(words: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     # A cancelled CI job sends SIGTERM: the candidate of a release must be removed then, too.
-    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main(sys.argv[1:]))

@@ -28,12 +28,12 @@ class WrongUsage(InfraError):
 
 
 class Refused(InfraError):
-    """The control plane's own answer; `code` is its error code, `status` the HTTP status (0: no answer)."""
+    """The cloud's own answer and what to do; `code` is its error code, `status` the HTTP status (0: no answer)."""
 
     exit_code = 3
 
-    def __init__(self, message: str, *, code: str = "", status: int = 0) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, hint: str = "", *, code: str = "", status: int = 0) -> None:
+        super().__init__(f"{message} ({hint})" if hint else message)
         self.code = code
         self.status = status
 

@@ -10,17 +10,19 @@ Batch sizes take different paths through the kernel, hence the three rounds; fir
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
 import json
 import math
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import requests
 
-from infra.commands.smoke import DEGENERATE, failed, one_line
+from infra.commands.smoke import DEGENERATE, Deployment, chat_body, failed, one_line
 from infra.errors import CheckFailed
 from infra.fc import keys
 
@@ -57,10 +59,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("url", help="where the service answers; its key, if any, in CHATBOT_API_KEY")
 
 
-def run(args: argparse.Namespace) -> None:
-    accept(args.url.rstrip("/"), keys.own(), prompts())
-
-
 @dataclass(frozen=True)
 class Prompt:
     text: str
@@ -79,17 +77,13 @@ class Reply:
 def prompts() -> list[Prompt]:
     """The 200: a third plain knowledge, a quarter a few tokens long, the rest tasks with up to about 2,000 tokens."""
     known = [Prompt(f"What is the capital of {land}?", city) for land, city in CAPITALS.items()]
-    known += [
-        Prompt(f"What is {a} plus {b}? Answer with the number.", str(a + b)) for a in range(3, 10) for b in (4, 9, 25)
-    ]
-    known += [Prompt(f"{land}的首都是哪里？用英文回答。", city) for land, city in list(CAPITALS.items())[:20]]
+    sums = itertools.product(range(3, 10), (4, 9, 25))
+    known += [Prompt(f"What is {a} plus {b}? Answer with the number.", str(a + b)) for a, b in sums]
+    known += [Prompt(f"{land}的首都是哪里？用英文回答。", city) for land, city in CAPITALS.items()]
     short = [Prompt(word + tail) for word in SHORT for tail in ("", "?", "...", " 3")]
-    rest: Iterator[Prompt] = (
-        Prompt(f"{context(length)}\n\n{task}" if length else task)
-        for length in (0, 4, 16, 40, 80, 160)
-        for task in TASKS * 3
-    )
-    chosen = (known + short + list(rest))[:PROMPTS]
+    tasks = itertools.product((0, 4, 16, 40, 80, 160), TASKS * 3)
+    rest = [Prompt(f"{context(length)}\n\n{task}" if length else task) for length, task in tasks]
+    chosen = (known + short + rest)[:PROMPTS]
     random.Random(0).shuffle(chosen)  # short and long ones share a batch, in the same order every time
     return chosen
 
@@ -101,48 +95,37 @@ def context(sentences: int) -> str:
     )
 
 
-def _unjson(word: str) -> float:
-    return math.nan if word == "NaN" else math.inf
-
-
 def judge(raw: str) -> Reply:
     """The fault of one answer, if it has one."""
-    body = json.loads(raw, parse_constant=_unjson)
+    body = json.loads(raw)  # NaN and Infinity included
     choice = body["choices"][0]
     text = choice["message"]["content"] or ""
     tokens = int(body.get("usage", {}).get("completion_tokens", 0))
     entries = (choice.get("logprobs") or {}).get("content") or []
     if any(entry["logprob"] is None or not math.isfinite(entry["logprob"]) for entry in entries):
         return Reply(text, "a log probability is not a number", tokens)
-    if not text.strip():
-        return Reply(text, "empty", tokens)
     words = text.split()
+    if not words:
+        return Reply(text, "empty", tokens)
     if any(run[1] not in RULERS for run in DEGENERATE.finditer(text)) or (len(words) >= 8 and len(set(words)) == 1):
         return Reply(text, "degenerate", tokens)
     return Reply(text, tokens=tokens)
 
 
-def ask(url: str, key: str, prompt: Prompt) -> Reply:
-    body = {
-        "messages": [{"role": "user", "content": prompt.text}],
-        "max_tokens": MAX_TOKENS,
-        "temperature": 0,
-        "logprobs": True,
-    }
-    headers = {"authorization": f"Bearer {key}"} if key else {}
+def ask(deployment: Deployment, prompt: Prompt) -> Reply:
     try:
-        answer = requests.post(f"{url}/chat", json=body, headers=headers, timeout=REQUEST_LIMIT_S)
+        answer = deployment.post("/chat", chat_body(prompt.text) | {"max_tokens": MAX_TOKENS, "logprobs": True})
         return judge(answer.text) if answer.status_code == 200 else Reply(fault=failed(answer))
     except (requests.RequestException, ValueError, KeyError, IndexError, TypeError) as error:
         return Reply(fault=f"no chat completion: {error!r}")
 
 
-def round_of(url: str, key: str, questions: Sequence[Prompt], at_once: int) -> list[Reply]:
+def round_of(deployment: Deployment, questions: Sequence[Prompt], at_once: int) -> list[Reply]:
     """Every prompt once, `at_once` under way; progress on one line per quarter."""
     started = time.monotonic()
     replies: list[Reply] = []
     with ThreadPoolExecutor(at_once) as pool:
-        for reply in pool.map(lambda prompt: ask(url, key, prompt), questions):
+        for reply in pool.map(functools.partial(ask, deployment), questions):
             replies.append(reply)
             if len(replies) % max(1, len(questions) // 4) == 0:
                 seconds = time.monotonic() - started
@@ -151,22 +134,29 @@ def round_of(url: str, key: str, questions: Sequence[Prompt], at_once: int) -> l
     return replies
 
 
-def accept(url: str, key: str, questions: Sequence[Prompt]) -> None:
+def right(questions: Sequence[Prompt], replies: Sequence[Reply]) -> int:
+    """How many plain questions are answered with the expected word."""
+    pairs = zip(questions, replies, strict=True)
+    return sum(bool(one.expect) and one.expect.casefold() in reply.text.casefold() for one, reply in pairs)
+
+
+def run(args: argparse.Namespace) -> None:
     """Raises CheckFailed with the faults found and the escape order."""
+    deployment, questions = Deployment(args.url, keys.own(), REQUEST_LIMIT_S), prompts()
     problems, count = [], len(AT_ONCE) * len(questions)
+    plain = sum(bool(prompt.expect) for prompt in questions)
     first: list[str] = []
     for at_once in AT_ONCE:
-        replies = round_of(url, key, questions, at_once)
+        replies = round_of(deployment, questions, at_once)
         for prompt, reply in zip(questions, replies, strict=True):
             if reply.fault:
                 problems.append(
                     f"{at_once} at once, {one_line(prompt.text, 40)!r}: {reply.fault} {one_line(reply.text, 40)!r}"
                 )
-        known = [(prompt, reply) for prompt, reply in zip(questions, replies, strict=True) if prompt.expect]
-        right = sum(prompt.expect.casefold() in reply.text.casefold() for prompt, reply in known)
-        print(f"  {at_once:2} at once: {right} of {len(known)} plain questions right", flush=True)
-        if right < RIGHT_SHARE * len(known):
-            problems.append(f"{at_once} at once: only {right} of {len(known)} plain questions right")
+        known = right(questions, replies)
+        print(f"  {at_once:2} at once: {known} of {plain} plain questions right", flush=True)
+        if known < RIGHT_SHARE * plain:
+            problems.append(f"{at_once} at once: only {known} of {plain} plain questions right")
         words = [" ".join(reply.text.split()[:1]) for reply in replies]
         first = first or words
         same = sum(a == b for a, b in zip(first, words, strict=True))

@@ -26,6 +26,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -69,8 +70,8 @@ def run(args: argparse.Namespace) -> None:
     with contextlib.suppress(InfraError):  # without `s` nobody knows the size of an instance: no price then
         cu_per_s = Size.of(template.render_any()).cu_per_second("active")
     deployment = smoke.Deployment(args.url, keys.own())
-    with Answers(args.target, {line.custom_id for line in lines}) as answers, args.source.open("rb") as source:
-        todo = [line for line in lines if line.custom_id not in answers.done]
+    with opened(args.target, set(lines)) as answers, args.source.open("rb") as source:
+        todo = [line for line in lines.values() if line.custom_id not in answers.done]
         with progress() as shown:
             sender = Sender(deployment, answers, args.at_once, args.patience)
             sender.send(todo, source, shown, len(lines))
@@ -89,24 +90,24 @@ class Line:
     size: int
 
 
-def read(path: Path) -> list[Line]:
+def read(path: Path) -> dict[str, Line]:
     """Check all of IN before anything is sent. Raises WrongUsage naming the line and what is wrong with it."""
-    lines, seen, start = [], set[str](), 0
+    lines: dict[str, Line] = {}
+    number = start = 0
     try:
         with path.open("rb") as source:
-            for number, raw in enumerate(source, 1):
+            for raw in source:
+                number += 1
                 if raw.strip():
-                    try:
-                        line = _checked(json.loads(raw), start, len(raw))
-                    except ValueError as error:
-                        raise WrongUsage(f"{path}, line {number}: {error}") from None
-                    if line.custom_id in seen:
-                        raise WrongUsage(f"{path}, line {number}: custom_id {line.custom_id!r} stands there twice")
-                    seen.add(line.custom_id)
-                    lines.append(line)
+                    line = _checked(json.loads(raw), start, len(raw))
+                    if line.custom_id in lines:
+                        raise ValueError(f"custom_id {line.custom_id!r} stands there twice")
+                    lines[line.custom_id] = line
                 start += len(raw)
     except OSError as error:
         raise WrongUsage(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise WrongUsage(f"{path}, line {number}: {error}") from None
     if not lines:
         raise WrongUsage(f"{path} has no request in it")
     return lines
@@ -145,7 +146,7 @@ class Reply:
             return {"error": {"message": self.problem, "type": "server_error", "param": None, "code": None}}
 
     def retry_after(self) -> float:
-        """Seconds that the answer asks to wait; 0 where it does not say."""
+        """Seconds that the answer wants nothing to be sent; 0 where it gives none."""
         try:
             return min(LONGEST_WAIT_S, max(0.0, float(self.headers.get("retry-after", 0))))
         except ValueError:  # a date, which neither the service nor Function Compute sends
@@ -155,35 +156,14 @@ class Reply:
 class Answers:
     """OUT. `done` are the custom_ids that stand in it; only whole lines do."""
 
-    def __init__(self, path: Path, known: set[str]) -> None:
-        self.path = path
+    def __init__(self, file: FileIO, path: Path) -> None:
+        self._file, self.path = file, path
         self.done: set[str] = set()
         self.refused = 0
         self.tokens = [0, 0]
-        try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        except OSError as error:
-            raise WrongUsage(f"cannot write {path}: {error.strerror}") from None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._load(known)
-        except BlockingIOError:
-            self.close()
-            raise WrongUsage(f"{path} is being written by another batch") from None
-        except BaseException:
-            self.close()
-            raise
 
-    def __enter__(self) -> Answers:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        os.close(self._file)
-
-    def _load(self, known: set[str]) -> None:
+    def load(self, known: set[str]) -> None:
+        """Take in what stands there, and drop half a line at its end. Raises WrongUsage: not of this batch."""
         whole = 0
         with self.path.open("rb") as file:
             for number, raw in enumerate(file, 1):
@@ -199,7 +179,7 @@ class Answers:
                     raise WrongUsage(f"{self.path}, line {number}: {custom_id!r} belongs to another batch")
                 self.done.add(custom_id)
                 whole += len(raw)
-        os.ftruncate(self._file, whole)
+        self._file.truncate(whole)
 
     def _count(self, answer: dict[str, Any]) -> None:
         response = answer["response"]
@@ -221,15 +201,32 @@ class Answers:
         rest = memoryview(json.dumps(answer, ensure_ascii=False).encode() + b"\n")
         try:
             while rest:
-                rest = rest[os.write(self._file, rest) :]
+                rest = rest[self._file.write(rest) :]
         except OSError as error:
             raise InfraError(f"cannot write {self.path}: {error.strerror}; make room and run it again") from None
         self._count(answer)
         self.done.add(custom_id)
 
 
+@contextlib.contextmanager
+def opened(path: Path, known: set[str]) -> Iterator[Answers]:
+    """OUT for one writer. Raises WrongUsage where it is another's, or cannot be written."""
+    try:
+        file = path.open("ab", buffering=0)
+    except OSError as error:
+        raise WrongUsage(f"cannot write {path}: {error.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WrongUsage(f"{path} is being written by another batch") from None
+        answers = Answers(file, path)
+        answers.load(known)
+        yield answers
+
+
 class Room:
-    """How many requests may be under way: one more or half as many, as in TCP; and a pause that was asked for."""
+    """How many requests may be under way: one more or half as many, as in TCP; and a pause that an answer wanted."""
 
     def __init__(self, most: int) -> None:
         self._most, self._limit, self._away, self._good = most, 1, 0, 0
@@ -273,56 +270,46 @@ class Sender:
     def send(self, todo: list[Line], source: BinaryIO, shown: Progress, everything: int) -> None:
         """Return once every line has its answer. Raises TimedOut after `patience_s` seconds without any."""
         lines, found = iter(todo), queue.SimpleQueue[tuple[Line, Reply] | BaseException]()
-        room, reading = Room(self.at_once), threading.Lock()
+        room = Room(self.at_once)
         self.tokens_before = sum(self.answers.tokens)
-
-        def following() -> Iterator[tuple[Line, bytes]]:
-            while True:
-                with reading:
-                    if (line := next(lines, None)) is None:
-                        return
-                    source.seek(line.start)
-                    raw = source.read(line.size)
-                yield line, json.dumps(json.loads(raw)["body"]).encode()
 
         def work() -> None:
             try:
                 with requests.Session() as session:
                     session.headers["content-type"] = "application/json"
-                    if self.deployment.api_key:
-                        session.headers["authorization"] = f"Bearer {self.deployment.api_key}"
-                    for line, body in following():
+                    session.headers.update(self.deployment.headers)
+                    for line in lines:  # a list's iterator gives each to one thread
                         if self._stop.is_set():
                             return
-                        found.put((line, self._ask(session, room, line, body)))
+                        raw = os.pread(source.fileno(), line.size, line.start)
+                        body = json.dumps(json.loads(raw)["body"]).encode()
+                        found.put((line, self._answer(session, room, line, body)))
             except BaseException as error:
                 found.put(error)
 
         for number in range(min(self.at_once, len(todo))):
             threading.Thread(target=work, name=f"send-{number}", daemon=True).start()
-        began = said = time.monotonic()
+        began = reported = time.monotonic()
         try:
             for self.sent in range(1, len(todo) + 1):
                 one = found.get()
                 if isinstance(one, BaseException):
                     raise one
-                self._write(*one)
+                line, reply = one
+                self.answers.write(line.custom_id, reply)
+                self._last = time.monotonic()
+                if (card_ms := smoke.timing(reply.headers, "card")) is not None:
+                    self.card_ms = (self.card_ms or 0.0) + card_ms
                 self.seconds = time.monotonic() - began
-                if time.monotonic() - said >= 5 or self.sent == len(todo):
-                    said = time.monotonic()
+                if time.monotonic() - reported >= 5 or self.sent == len(todo):
+                    reported = time.monotonic()
                     rate = self.sent / self.seconds
                     left = (len(todo) - self.sent) / rate
-                    shown.say(f"{len(self.answers.done):,} of {everything:,}, {rate:.1f}/s, {left:,.0f} s left")
+                    shown.report(f"{len(self.answers.done):,} of {everything:,}, {rate:.1f}/s, {left:,.0f} s left")
         finally:
             self._stop.set()
 
-    def _write(self, line: Line, reply: Reply) -> None:
-        self.answers.write(line.custom_id, reply)
-        self._last = time.monotonic()
-        if (card_ms := smoke.timing(reply.headers, "card")) is not None:
-            self.card_ms = (self.card_ms or 0.0) + card_ms
-
-    def _ask(self, session: requests.Session, room: Room, line: Line, body: bytes) -> Reply:
+    def _answer(self, session: requests.Session, room: Room, line: Line, body: bytes) -> Reply:
         """An answer that is final. Raises TimedOut when nobody has had any for `patience_s` seconds."""
         passing = broken = 0
         for turn in itertools.count():
@@ -350,16 +337,14 @@ class Sender:
     def _anybody(self, session: requests.Session) -> bool:
         """Whether the service is there: then it was the request that broke its connection."""
         try:
-            session.get(f"{self.deployment.url}/health", timeout=self.deployment.timeout, allow_redirects=False)
+            session.get(f"{self.deployment.url}/health", **self.deployment.options)
         except requests.RequestException:
             return False
         return True
 
     def _post(self, session: requests.Session, url: str, body: bytes) -> Reply:
         try:
-            came = session.post(
-                self.deployment.url + url, data=body, timeout=self.deployment.timeout, allow_redirects=False
-            )
+            came = session.post(self.deployment.url + url, data=body, **self.deployment.options)
         except requests.RequestException as error:
             return Reply(0, problem=f"no whole answer from {self.deployment.url} ({type(error).__name__})")
         # FC reports a function that could not start as HTTP 200 with this header.

@@ -13,8 +13,8 @@ import os
 from collections.abc import Callable
 
 from infra.commands import options, smoke, wait_ready
-from infra.commands.screen import console, progress
-from infra.errors import CheckFailed, Refused
+from infra.commands.screen import Report, progress
+from infra.errors import CheckFailed
 from infra.fc import keys, serverless_devs
 from infra.fc.client import LATEST, FunctionCompute
 
@@ -30,54 +30,35 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Raises CheckFailed when `s` fails or the alias does not answer as it should."""
     keys.check_own()
     fc, name, alias = options.connect(args), args.function, args.qualifier
     with progress() as shown:
-
-        def wait(qualifier: str) -> None:
-            wait_ready.wait_ready(fc, name, qualifier, timeout_s=args.timeout, poll_s=args.poll, say=shown.say)
-
-        deploy(fc, name, alias, wait, shown.say)
-        shown.done(f"{name} is deployed; {alias} is version {version_of(fc, name, alias)}")
-    results = smoke.over_both(fc, name, alias, smoke.Words.chosen(args))
-    console().print(smoke.table(results))
-    smoke.judge_all(f"{name}@{alias}", results)
-
-
-def version_of(fc: FunctionCompute, name: str, alias: str) -> str:
-    found = None if alias == LATEST else fc.get_alias(name, alias)
-    return found.version_id if found else LATEST
+        wait = wait_ready.waiter(fc, args, shown.report)
+        if alias != LATEST:
+            prepare(fc, name, alias, wait, shown.report)
+        run_s(ALL)
+        if alias != LATEST:
+            fc.delete_provision(name, LATEST)
+        wait(LATEST)
+        wait(alias)
+        found = None if alias == LATEST else fc.get_alias(name, alias)
+        shown.done(f"{name} is deployed; {alias} is version {found.version_id if found else LATEST}")
+    smoke.judge_all(f"{name}@{alias}", smoke.over_both(fc, name, alias, smoke.Words.chosen(args)))
 
 
-def deploy(fc: FunctionCompute, name: str, alias: str, wait: Callable[[str], None], say: Callable[[str], None]) -> None:
-    """Raises CheckFailed when `s` fails."""
-    if alias != LATEST:
-        prepare(fc, name, alias, wait, say)
-    run_s(ALL)
-    if alias != LATEST:
-        fc.delete_provision(name, LATEST)
-    wait(LATEST)
-    wait(alias)
-
-
-def prepare(
-    fc: FunctionCompute, name: str, alias: str, wait: Callable[[str], None], say: Callable[[str], None]
-) -> None:
+def prepare(fc: FunctionCompute, name: str, alias: str, wait: Callable[[str], str], report: Report) -> None:
     """The alias, on a version of what LATEST is now, so that traffic stays where it is."""
-    try:
-        fc.get_function(name)
-    except Refused as refused:
-        if refused.code != "FunctionNotFound":
-            raise
+    if not fc.exists(name):
         run_s(FUNCTION_ALONE)
     if fc.get_alias(name, alias) is None:
         wait(LATEST)
         version = fc.publish(name, "what the alias began with")
         fc.point_alias(name, alias, version)
-        say(f"alias {alias} made, on version {version}")
+        report(f"alias {alias} made, on version {version}")
 
 
 def run_s(words: tuple[str, ...]) -> None:
     status = serverless_devs.run(words, os.environ)
     if status != 0:
-        raise CheckFailed(f"`s {' '.join(words)}` ended with {status}: what it says is above")
+        raise CheckFailed(f"`s {' '.join(words)}` ended with {status}: its output is above")

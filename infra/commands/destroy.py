@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from infra.commands import options
 from infra.commands.wait_ready import target_of
-from infra.errors import CheckFailed, Refused, WrongUsage
+from infra.errors import CheckFailed, WrongUsage
 from infra.fc.client import LATEST, FunctionCompute
 
 LEFT = (
@@ -28,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     fc = options.connect(args)
-    if not exists(fc, args.function):
+    if not fc.exists(args.function):
         print(f"there is no function {args.function} in {args.region}\n{LEFT}")
         return
     steps = list(plan(fc, args.function))
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     for what, delete in steps:
         delete()
         print(f"deleted: {what}")
-    if exists(fc, args.function):
+    if fc.exists(args.function):
         raise CheckFailed(f"{args.function} is still there after DeleteFunction: look into the console, it may cost")
     print(f"{args.function} is gone\n{LEFT}")
 
@@ -53,16 +54,6 @@ def confirm(function: str) -> None:
         raise WrongUsage("another name was typed: nothing was deleted")
 
 
-def exists(fc: FunctionCompute, function: str) -> bool:
-    try:
-        fc.get_function(function)
-    except Refused as refused:
-        if refused.code == "FunctionNotFound":
-            return False
-        raise
-    return True
-
-
 def plan(fc: FunctionCompute, function: str) -> Iterator[tuple[str, Callable[[], None]]]:
     """Everything there is, in the order it can be deleted: in words, and how."""
     aliases = [alias.alias_name for alias in fc.aliases(function)]
@@ -71,13 +62,13 @@ def plan(fc: FunctionCompute, function: str) -> Iterator[tuple[str, Callable[[],
         if provision is not None:
             yield (
                 f"{target_of(provision)} min instance(s) of {qualifier}",
-                lambda qualifier=qualifier: fc.delete_provision(function, qualifier),  # type: ignore[misc]
+                partial(fc.delete_provision, function, qualifier),
             )
     for trigger in fc.triggers(function):
         name = trigger.trigger_name
-        yield f"trigger {name}", lambda name=name: fc.delete_trigger(function, name)  # type: ignore[misc]
+        yield f"trigger {name}", partial(fc.delete_trigger, function, name)
     for name in aliases:
-        yield f"alias {name}", lambda name=name: fc.delete_alias(function, name)  # type: ignore[misc]
+        yield f"alias {name}", partial(fc.delete_alias, function, name)
     for name in fc.versions(function):
-        yield f"version {name}", lambda name=name: fc.delete_version(function, name)  # type: ignore[misc]
-    yield f"function {function}", lambda: fc.delete_function(function)
+        yield f"version {name}", partial(fc.delete_version, function, name)
+    yield f"function {function}", partial(fc.delete_function, function)

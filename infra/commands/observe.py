@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -33,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--logstore", default=os.environ.get("DEPLOY_LOG_STORE", "chatbot-llm"), help="(%(default)s)")
     parser.add_argument("--endpoint", help="host of SLS (default: REGION.log.aliyuncs.com)")
     parser.add_argument(
-        "--action-policy", default="sls.builtin", metavar="ID", help="who is told: made in the console (%(default)s)"
+        "--action-policy", default="sls.builtin", metavar="ID", help="of alerts: made in the console (%(default)s)"
     )
 
 
@@ -58,9 +57,9 @@ def connect(args: argparse.Namespace) -> Sls:
     return Sls(args.region, args.project, args.endpoint)
 
 
-def read(path: Path = PLAN, prices: Mapping[str, str] | None = None) -> dict[str, Any]:
+def read(prices: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The plan with prices and views filled in."""
-    text = path.read_text(encoding="utf-8")
+    text = PLAN.read_text(encoding="utf-8")
     for name, value in (an_hour() if prices is None else prices).items():
         text = text.replace(f"{{{name}}}", value)
     plan: dict[str, Any] = yaml.safe_load(text)
@@ -167,7 +166,7 @@ def job(name: str, alert: Mapping[str, Any], queries: Mapping[str, Any], args: a
             "autoAnnotation": True,
             "sendResolved": True,
             "threshold": 1,
-            "noDataFire": False,  # nothing is logged while nobody asks
+            "noDataFire": False,  # nothing is logged while nobody calls
             "noDataSeverity": 6,
             "policyConfiguration": {
                 "alertPolicyId": "sls.builtin.dynamic",

@@ -22,5 +22,11 @@ def currency(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--currency", choices=sorted(PRICES), default="CNY")
 
 
+def span(parser: argparse.ArgumentParser) -> None:
+    """The part of a request log that is read."""
+    parser.add_argument("--since", default="0001-01-01", metavar="T", help="from then on, UTC, e.g. 2027-01-31T08:00")
+    parser.add_argument("--until", default="9999-12-31", metavar="T", help="before that")
+
+
 def connect(args: argparse.Namespace) -> FunctionCompute:
     return FunctionCompute(args.region, args.endpoint)

@@ -21,17 +21,16 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
-from rich import box
 from rich.table import Table
 
 from infra.commands import options, request_log, scale
-from infra.commands.screen import Progress, console, progress
+from infra.commands.scale import Rule
+from infra.commands.screen import Progress, console, progress, table
 from infra.errors import CheckFailed, WrongUsage
 from infra.fc import fleet, quotas, template
 from infra.fc.prices import CU_PER_REQUEST, HOURS_PER_MONTH, Size, price
 from infra.fc.service_times import ASSUMED, Columns, Times, fit
 
-Rule = dict[str, Any]  # a scheduled action or a policy, as FC's API has it
 Rules = list[Rule]
 
 #: Requests that are simulated: of a longer log the last ones.
@@ -43,10 +42,10 @@ OFFICE_DAY = (5, 4, 3, 3, 3, 5, 10, 25, 55, 85, 100, 95, 75, 85, 100, 95, 85, 70
 # What was refused had no tokens: it gets those of the request before it.
 QUERY = f"""
     , known AS (SELECT *, epoch(ended) AS ended_s, epoch(ended) - total_ms / 1000 AS came_s,
-        coalesce(queue_ms, 0) / 1000 AS queue_s, completion_tokens > 0 AS told FROM entries
+        coalesce(queue_ms, 0) / 1000 AS queue_s, completion_tokens > 0 AS answered FROM entries
         WHERE msg = 'request' AND (completion_tokens > 0 OR outcome = 'overloaded'))
     SELECT * FROM (SELECT ended_s, came_s, came_s + queue_s AS granted_s, coalesce(decode_ms / 1000, 0) AS decode_s,
-        coalesce(CASE WHEN told THEN queue_s + ttft_ms / 1000 END, 'nan'::DOUBLE) AS first_s,
+        coalesce(CASE WHEN answered THEN queue_s + ttft_ms / 1000 END, 'nan'::DOUBLE) AS first_s,
         last_value(prompt_tokens - coalesce(cached_tokens, 0) IGNORE NULLS) OVER come AS prompt,
         last_value(completion_tokens IGNORE NULLS) OVER come AS answer,
         coalesce(instance, '') AS instance, running = 1 AS alone, outcome = 'ok' AS ok
@@ -58,10 +57,9 @@ _STARTS = "SELECT coalesce(median(start_s), 'nan'::DOUBLE) AS cold FROM entries 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.currency(parser)
+    options.span(parser)
     number: dict[str, Any] = {"type": float, "metavar": "X"}
     parser.add_argument("log", nargs="*", metavar="LOG", help="files, .gz too; none: an office's day, see --rps")
-    parser.add_argument("--since", default="0001-01-01", metavar="T", help="from then on, UTC")
-    parser.add_argument("--until", default="9999-12-31", metavar="T", help="before that")
     parser.add_argument("--assume", choices=sorted(ASSUMED), help="a forecast in place of the log's service times")
     parser.add_argument("--times", default=1.0, help="as many requests as in the log (%(default)s)", **number)
     parser.add_argument(
@@ -72,7 +70,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min", type=int, metavar="N", help="min instances (default: s.yaml, with its schedules)")
     parser.add_argument("--max", type=int, default=quotas.T4_CARDS_PER_REGION, metavar="N", help="in all (%(default)s)")
     parser.add_argument("--cold-start", help="s of a start (default: the log's lines `ready`)", **number)
-    parser.add_argument("--wake", help="s of waking (default: FC's page, and what the log shows beside it)", **number)
     parser.add_argument("--time-zone", default=scale.TIME_ZONE, metavar="Z", help="of hours and schedules")
     parser.add_argument("--rps", default=1.0, help="without LOG: requests/s in the busiest hour (1)", **number)
     parser.add_argument("--prompt", type=int, default=1500, metavar="N", help="... and prompt tokens (%(default)s)")
@@ -85,7 +82,7 @@ def share(text: str) -> float:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Simulate, print. Raises InfraError for a log that says too little, CheckFailed if nothing meets the target."""
+    """Simulate, print. Raises InfraError for a log that holds too little, CheckFailed if nothing meets the target."""
     if min(args.times, args.rps, args.prompt, args.answer, args.max) <= 0 or not 0 <= (args.min or 0) <= args.max:
         raise WrongUsage("give --times, --rps, --prompt, --answer and --max above 0, and --min no larger than --max")
     if not args.log and not args.assume:
@@ -135,17 +132,17 @@ def read(args: argparse.Namespace) -> tuple[Load, Times]:
     log, zone = office_day(args.rps, args.prompt, args.answer), ZoneInfo(args.time_zone)
     times, cold = ASSUMED.get(args.assume), math.nan
     if args.log:
-        span = request_log.check_moment(args.since), request_log.check_moment(args.until)
-        cold = request_log.ask(args.log, _STARTS, *span)[0]["cold"]
-        log = request_log.ask(args.log, QUERY, *span, fetch=lambda answer: answer.fetchnumpy())
+        span = args.since, args.until
+        cold = request_log.query(args.log, _STARTS, *span)[0]["cold"]
+        log = request_log.query(args.log, QUERY, *span, fetch=lambda answer: answer.fetchnumpy())
         if not len(log["came_s"]):
             raise WrongUsage(f"{', '.join(args.log)} has no request with an answer in this span: nothing to plan")
         times = times or fit(log, [cold] if math.isfinite(cold) else [])
     assert times is not None
-    given = {"cold_start_s": args.cold_start, "wake_s": args.wake}
-    times = dataclasses.replace(times, **{name: seconds for name, seconds in given.items() if seconds is not None})
+    if args.cold_start is not None:
+        times = dataclasses.replace(times, cold_start_s=args.cold_start)
     if not math.isfinite(times.cold_start_s):
-        raise WrongUsage("no start stands in this log: say how long one takes with --cold-start")
+        raise WrongUsage("no start stands in this log: give the seconds of one with --cold-start")
     local = datetime.fromtimestamp(log["came_s"][0], UTC).astimezone(zone)
     hour = local.replace(minute=0, second=0, microsecond=0)
     log["came_s"] = log["came_s"] - hour.timestamp()
@@ -190,9 +187,9 @@ class Tried:
         return bool(fits(self.misses(target).sum(axis=1), len(self.outcome.total_s), target))
 
 
-def fits(missed: Any, asked: int, target: Target) -> Any:
+def fits(missed: Any, count: int, target: Target) -> Any:
     """Whether so many, in the rows of `misses`, are few enough: of what is answered 5 % may be late."""
-    return (np.maximum(missed[0], missed[1]) <= 0.05 * (asked - missed[2])) & (missed[2] <= target.refused * asked)
+    return (np.maximum(missed[0], missed[1]) <= 0.05 * (count - missed[2])) & (missed[2] <= target.refused * count)
 
 
 class Plan:
@@ -223,9 +220,9 @@ class Plan:
         kept = np.concatenate([days.mean(axis=0) for days in kinds])
         quiet = 3600 * kept * (np.bincount(self.bin, minlength=len(self.weight)) == 0)
         active, asleep = self.folded(outcome.active_s), self.folded(outcome.asleep_s) + quiet
-        asked = self.folded(np.bincount(self.hour, minlength=len(self.covered)))
+        requests = self.folded(np.bincount(self.hour, minlength=len(self.covered)))
         rates = [self.size.cu_per_second(state) for state in ("active", "hibernated")]
-        return active * rates[0] + asleep * rates[1] + asked * CU_PER_REQUEST
+        return active * rates[0] + asleep * rates[1] + requests * CU_PER_REQUEST
 
     def monthly(self, cu: float) -> float:
         """The price of a month of such weeks."""
@@ -247,12 +244,12 @@ def search(plan: Plan, target: Target, shown: Progress) -> tuple[Tried, list[Tri
     """The cheapest that meets the target, and the best of each kind. Raises CheckFailed if nothing does."""
     constant: list[Tried] = []
     for least in range(plan.most + 1):
-        shown.say(f"simulating {least} instances kept")
+        shown.report(f"simulating {least} instances kept")
         constant.append(plan.tried(least))
         if constant[-1].meets(target) and not constant[-1].outcome.started.sum():
             break
     found = sorted((one for one in constant if one.meets(target)), key=lambda one: one.paid)[:1]
-    shown.say("simulating schedules")
+    shown.report("simulating schedules")
     for cost, actions in itertools.islice(schedules(plan, constant, target), 12):
         if found and cost >= found[0].paid:
             break
@@ -261,11 +258,11 @@ def search(plan: Plan, target: Target, shown: Progress) -> tuple[Tried, list[Tri
             break
     policies = []
     for least, aim in itertools.product(range(1, len(constant) - 1), TARGETS):
-        shown.say(f"simulating policies from {least} instances on")
+        shown.report(f"simulating policies from {least} instances on")
         policies.append(plan.tried(least, policy=policy(aim, least, len(constant) - 1)))
     found += sorted((one for one in policies if one.meets(target)), key=lambda one: one.paid)[:1]
     if not found:
-        raise CheckFailed(f"{target}: not with {plan.most} instances; raise --max, or ask for less")
+        raise CheckFailed(f"{target}: not with {plan.most} instances; raise --max, or want less")
     return min(found, key=lambda one: one.paid), found
 
 
@@ -292,21 +289,17 @@ def action(name: str, minute: int, least: int, weekdays: bool, zone: str) -> Rul
     days, clock = divmod(minute, fleet.DAY)
     named = ",".join(fleet.DAYS[(day + days) % 7] for day in range(5)) if weekdays else "*"
     when = f"cron(0 {clock % 60} {clock // 60} * * {named})"
-    return {"name": name, "scheduleExpression": when, "target": least, **_span(zone)}
+    return scale.schedule(name, when, least, zone)
 
 
 def policy(aim: float, least: int, most: int) -> Rule:
     """A policy by slots taken: not by GPU memory, which vLLM fills at its start and keeps."""
     what = {"metricType": "ProvisionedConcurrencyUtilization", "metricTarget": aim}
-    return {"name": "by-slots", **what, "minCapacity": least, "maxCapacity": most, **_span("")}
-
-
-def _span(zone: str) -> dict[str, str]:
-    return {"startTime": scale.FROM, "endTime": scale.UNTIL, "timeZone": zone}
+    return {"name": "by-slots", **what, "minCapacity": least, "maxCapacity": most, **scale.SPAN, "timeZone": ""}
 
 
 def service_times(times: Times) -> Table:
-    table = Table("service times", "s", box=box.SIMPLE_HEAD, title=times.source)
+    shown = table(times.source, "service times", ">s")
     for name, seconds in (
         ("a step of decoding", times.step_s),
         ("... more for each request in it", times.per_running_s),
@@ -315,10 +308,10 @@ def service_times(times: Times) -> Table:
         ("waking", times.wake_s),
         ("a cold start", times.cold_start_s),
     ):
-        table.add_row(name, f"{seconds:.4f}" if seconds < 0.1 else f"{seconds:.2f}")
+        shown.add_row(name, f"{seconds:.4f}" if seconds < 0.1 else f"{seconds:.2f}")
     if times.error:
-        table.caption = f"of the log's times, half are within {times.error:.0%} of these"
-    return table
+        shown.caption = f"of the log's times, half are within {times.error:.0%} of these"
+    return shown
 
 
 def quantile(values: Any, share: float = 0.95) -> str:
@@ -329,34 +322,34 @@ def quantile(values: Any, share: float = 0.95) -> str:
 def page(plan: Plan, tried: Tried) -> Table:
     """A mean day by the hour, and what it comes to."""
     out, covered = tried.outcome, plan.covered
-    headings = ("hour", "requests/s", "TTFT p95 s", "total p95 s", "429 %", "instances", "cards busy")
-    table = Table(*headings, box=box.SIMPLE_HEAD, title=f"{tried} kept: a day ({plan.times.source})")
+    title = f"{tried} kept: a day ({plan.times.source})"
+    shown = table(title, "hour", ">requests/s", ">TTFT p95 s", ">total p95 s", ">429 %", ">instances", ">cards busy")
     for hour in sorted(set(plan.bin % 24)):
         these = plan.bin % 24 == hour
-        asked, seconds = these[plan.hour], covered[these].sum()
-        refused = np.isnan(out.total_s[asked]).mean() if asked.any() else 0.0
-        table.add_row(
+        came, seconds = these[plan.hour], covered[these].sum()
+        refused = np.isnan(out.total_s[came]).mean() if came.any() else 0.0
+        shown.add_row(
             f"{hour:02d}",
-            f"{asked.sum() / seconds:.2f}",
-            quantile(out.first_s[asked]),
-            quantile(out.total_s[asked]),
+            f"{came.sum() / seconds:.2f}",
+            quantile(out.first_s[came]),
+            quantile(out.total_s[came]),
             f"{100 * refused:.2f}",
             f"{out.instances[these].max():.0f}",
             f"{out.active_s[these].sum() / seconds:.2f}",
         )
-    table.caption = (
+    shown.caption = (
         f"{len(out.total_s):,} requests: TTFT p95 {quantile(out.first_s)} s, total p50 {quantile(out.total_s, 0.5)} s "
         f"and p95 {quantile(out.total_s)} s, {np.isnan(out.total_s).mean():.2%} refused, {out.started.sum():.0f} "
         f"started by requests; {tried.paid:,.0f} {plan.currency} a month of such days (list price; {plan.times.source})"
     )
-    return table
+    return shown
 
 
 def compared(plan: Plan, all_tried: list[Tried]) -> Table:
-    headings = ("kept", "TTFT p95 s", "total p95 s", "429 %", f"{plan.currency} a month")
-    table = Table(*headings, box=box.SIMPLE_HEAD, title=f"cheapest of each kind ({plan.times.source})")
+    title = f"cheapest of each kind ({plan.times.source})"
+    shown = table(title, "kept", ">TTFT p95 s", ">total p95 s", ">429 %", f">{plan.currency} a month")
     for one in all_tried:
         out = one.outcome
         refused = f"{100 * np.isnan(out.total_s).mean():.2f}"
-        table.add_row(f"{one}", quantile(out.first_s), quantile(out.total_s), refused, f"{one.paid:,.0f}")
-    return table
+        shown.add_row(f"{one}", quantile(out.first_s), quantile(out.total_s), refused, f"{one.paid:,.0f}")
+    return shown

@@ -6,17 +6,9 @@ Two facts of the platform shape this (FC docs, versions and aliases):
 - min instances follow their alias when it moves: FC makes new ones for the new version, each a cold start of
   minutes. A warm instance of another alias does not serve this one.
 
-So `release` never tries a version out on the alias that serves. Step by step:
-
-1. publish LATEST as version N (or take the one named, which is also how to go back by hand);
-2. a candidate alias `<alias>-next` points to N and gets one hibernating min instance; wait until it stands.
-   This takes one more T4 of the account's quota for some minutes;
-3. smoke the candidate through InvokeFunction. Failure ends here: traffic has not been touched;
-4. the alias moves to N, and gets a provision config if it has none (that of LATEST, else one instance);
-5. wait until its own instances stand, smoke it again as its callers reach it;
-6. failure in 4 or 5 moves the alias back to the version and weights before (or removes it, if it is new);
-7. in every case the candidate and its instance are removed; if that fails the command fails, because a
-   forgotten minimum instance is paid by the hour.
+So a version is never tried out on the alias that serves, but on a candidate `<alias>-next` with one hibernating min
+instance, which takes one more T4 of the account's quota for some minutes. In every case the candidate is removed; if
+that fails the command fails, because a forgotten minimum instance is paid by the hour.
 
 Not documented, to be proven on an account: whether FC keeps the old instances until the new ones stand. Until
 then release when traffic is low. A release that no HTTP trigger would show to callers is refused: it would only cost.
@@ -25,8 +17,6 @@ then release when traffic is low. A release that no HTTP trigger would show to c
 from __future__ import annotations
 
 import argparse
-import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,54 +24,44 @@ from typing import Any
 
 from infra.commands import options, smoke
 from infra.commands.scale import hibernating
-from infra.commands.screen import console, progress
-from infra.commands.wait_ready import POLL_S, TIMEOUT_S, wait_ready, waiting
+from infra.commands.screen import Report, progress
+from infra.commands.wait_ready import waiter, waiting
 from infra.errors import CheckFailed, InfraError
 from infra.fc.client import LATEST, LIVE, FunctionCompute
 
-Smoke = Callable[[str], None]  # smokes one qualifier, raises CheckFailed
-
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    options.account(parser)
+    options.account(parser, qualifier=True)
     waiting(parser)
     smoke.asking(parser)
-    parser.add_argument(
-        "--alias",
-        default=os.environ.get("DEPLOY_QUALIFIER", LIVE),
-        help="the alias that takes the traffic (%(default)s)",
-    )
     parser.add_argument("--version", help="an existing version instead of publishing LATEST (a way back)")
     parser.add_argument("--description", default="", help="of the published version, e.g. the image tag")
 
 
 def run(args: argparse.Namespace) -> None:
-    fc, words, screen = options.connect(args), smoke.Words.chosen(args), console()
+    fc, words = options.connect(args), smoke.Words.chosen(args)
 
     def try_out(qualifier: str) -> None:
-        results = smoke.over_both(fc, args.function, qualifier, words)
-        screen.print(smoke.table(results))
-        smoke.judge_all(qualifier, results)
+        smoke.judge_all(qualifier, smoke.over_both(fc, args.function, qualifier, words))
 
-    require_trigger(fc, args.function, args.alias)
+    require_trigger(fc, args.function, args.qualifier)
     with progress() as shown:
-        step = Release(fc, args.function, args.alias, try_out, shown.say, timeout_s=args.timeout, poll_s=args.poll)
+        wait = waiter(fc, args, shown.report)
+        step = Release(fc, args.function, args.qualifier, try_out, wait, shown.report)
         version = step.run(args.version, args.description)
-        shown.done(f"{args.function}@{args.alias} is version {version}")
+        shown.done(f"{args.function}@{args.qualifier} is version {version}")
 
 
 @dataclass
 class Release:
-    """One release of one function. `smoke` raises when a qualifier does not answer as it should."""
+    """One release of one function."""
 
     fc: FunctionCompute
     function: str
     alias: str
-    smoke: Smoke
-    say: Callable[[str], None] = lambda text: None
-    timeout_s: float = TIMEOUT_S
-    poll_s: float = POLL_S
-    sleep: Callable[[float], None] = time.sleep
+    smoke: Callable[[str], None]  # tries one qualifier; raises CheckFailed
+    wait: Callable[[str], str]  # until one qualifier stands; raises CheckFailed or TimedOut
+    report: Report = lambda line: None
 
     def run(self, version: str | None = None, description: str = "") -> str:
         """Returns the version that now has the traffic. Raises CheckFailed after putting things back."""
@@ -89,13 +69,13 @@ class Release:
         self.wait(LATEST if version is None else version)
         if version is None:
             version = self.fc.publish(self.function, description)
-            self.say(f"published version {version}")
+            self.report(f"published version {version}")
         if before is not None and before.version_id == version and not before.additional_version_weight:
             raise CheckFailed(f"{self.alias} already points to version {version}; nothing to release")
         with self.candidate(version) as candidate:
             self.wait(candidate)
             self.smoke(candidate)
-            self.say(f"version {version} answers; moving {self.alias}")
+            self.report(f"version {version} answers; moving {self.alias}")
             self.move(before, version)
         return version
 
@@ -139,10 +119,10 @@ class Release:
         pattern = self.fc.get_provision(self.function, LATEST)
         count = max(int((pattern and pattern.default_target) or 0), 1)
         self.fc.put_provision(self.function, self.alias, hibernating(self.fc, pattern, count))
-        self.say(f"{self.alias} had no min instances of its own: {count} asked for")
+        self.report(f"{self.alias} had no min instances of its own: {count} requested")
 
     def put_back(self, before: Any | None, own: Any | None) -> None:
-        self.say(f"failed; putting {self.alias} back")
+        self.report(f"failed; putting {self.alias} back")
         if before is None:
             self.remove(self.alias)
             return
@@ -150,17 +130,6 @@ class Release:
         self.fc.point_alias(self.function, self.alias, before.version_id, weights=weights)
         if own is None:
             self.fc.delete_provision(self.function, self.alias)
-
-    def wait(self, qualifier: str) -> None:
-        wait_ready(
-            self.fc,
-            self.function,
-            qualifier,
-            timeout_s=self.timeout_s,
-            poll_s=self.poll_s,
-            say=self.say,
-            sleep=self.sleep,
-        )
 
 
 def require_trigger(fc: FunctionCompute, function: str, alias: str) -> None:

@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from rich import box
 from rich.table import Table
 
-from infra.commands import report, request_log, smoke
-from infra.commands.screen import console, progress
+from infra.commands import options, report, request_log, smoke
+from infra.commands.screen import console, progress, table
 from infra.errors import CheckFailed, WrongUsage
 from infra.fc import keys
 from infra.fc.prices import Size
@@ -45,21 +44,19 @@ _QUERY = """
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    options.span(parser)
     parser.add_argument("log", metavar="LOG", help="a file, .gz too")
     parser.add_argument("url", metavar="URL", help="of the service that shall answer")
     parser.add_argument("--speed", type=float, default=1.0, metavar="X", help="2: in half the time (%(default)s)")
-    parser.add_argument("--since", default="0001-01-01", metavar="T", help="from then on, UTC")
-    parser.add_argument("--until", default="9999-12-31", metavar="T", help="before that")
 
 
 def run(args: argparse.Namespace) -> None:
     """Send, wait, print. Raises WrongUsage if the log has nothing to send, CheckFailed if the service cannot answer."""
     if args.speed <= 0:
         raise WrongUsage("--speed must be above 0")
-    span = request_log.check_moment(args.since), request_log.check_moment(args.until)
-    rows = request_log.ask([args.log], _QUERY, *span, more={"stream": "BOOLEAN", "prompt_blocks": "VARCHAR"})
-    asked = [row for row in rows if row["prompt"] and row["completion"]]
-    if not asked:
+    rows = request_log.query([args.log], _QUERY, args.since, args.until)
+    kept = [row for row in rows if row["prompt"] and row["completion"]]
+    if not kept:
         raise WrongUsage(f"{args.log} has no request with tokens in this span: there is nothing to send")
     client = Client(smoke.Deployment(args.url, keys.own()))
     began = time.monotonic()
@@ -67,19 +64,19 @@ def run(args: argparse.Namespace) -> None:
         log = Path(folder) / "log"
         with ThreadPoolExecutor(AT_ONCE) as callers:
             sent = []
-            for at, row in enumerate(asked):
-                due = began + (row["arrived"] - asked[0]["arrived"]).total_seconds() / args.speed
+            for at, row in enumerate(kept):
+                due = began + (row["arrived"] - kept[0]["arrived"]).total_seconds() / args.speed
                 time.sleep(max(0.0, due - time.monotonic()))
-                sent.append(callers.submit(client.ask, row, at, due))
-                shown.say(f"{100 * at // len(asked)} % of {len(asked):,} sent")
+                sent.append(callers.submit(client.send, row, at, due))
+                shown.report(f"{100 * at // len(kept)} % of {len(kept):,} sent")
             lines = [one.result() for one in sent]
         log.write_text("".join(f"{line}\n" for line, _ in lines))
         late_s = max(late for _, late in lines)
-        before = report.make([args.log], _ANY, 0, "CNY", *span)
+        before = report.make([args.log], _ANY, 0, "CNY", args.since, args.until)
         after = report.make([str(log)], _ANY, 0, "CNY")
     console().print(side_by_side(before, after))
     print(
-        f"{len(rows) - len(asked):,} requests of the log had no tokens and were left out; "
+        f"{len(rows) - len(kept):,} requests of the log had no tokens and were left out; "
         f"at most {late_s:.1f} s behind their time"
     )
 
@@ -100,7 +97,7 @@ class Client:
         counts = []
         for words in (WORDS[:1], WORDS):
             try:
-                answer = smoke.read_json(self._post(*_request(chat, " ".join(words), 1, stream=False)))
+                answer = self.deployment.call(*_request(chat, " ".join(words), 1, stream=False))[0]
             except requests.RequestException as error:
                 raise CheckFailed(f"no connection to {self.deployment.url} ({type(error).__name__})") from None
             counts.append(int((answer.get("usage") or {}).get("prompt_tokens") or 0))
@@ -109,11 +106,6 @@ class Client:
                 f"{len(WORDS)} common words are {counts[1] - counts[0] + 1} tokens here: no prompt can be made"
             )
         return counts[0] - 1
-
-    def _post(self, path: str, body: dict[str, Any], stream: bool = False) -> requests.Response:
-        headers = {"authorization": f"Bearer {self.deployment.api_key}"} if self.deployment.api_key else {}
-        where = self.deployment.url + path
-        return requests.post(where, json=body, headers=headers, timeout=self.deployment.timeout, stream=stream)
 
     def prompt(self, row: dict[str, Any], number: int, chat: bool) -> str:
         """Words: for each block those of its hash, then those of this request alone."""
@@ -124,7 +116,7 @@ class Client:
         words += random.Random(number).choices(WORDS, k=max(0, most - len(words)))
         return " ".join(words[:most])
 
-    def ask(self, row: dict[str, Any], number: int, due: float) -> tuple[str, float]:
+    def send(self, row: dict[str, Any], number: int, due: float) -> tuple[str, float]:
         """(a line in the form of the request log, seconds it was sent late)."""
         chat = row["route"] not in ("/generate", "/v1/completions")
         path, body = _request(chat, self.prompt(row, number, chat), row["completion"], bool(row["stream"]))
@@ -132,7 +124,7 @@ class Client:
         began = time.monotonic()
         fields: dict[str, Any] = {"msg": "request", "route": path, "instance": self.deployment.url, "queue_ms": 0.0}
         try:
-            with self._post(path, body, stream=True) as reply:
+            with self.deployment.post(path, body, stream=True) as reply:
                 fields |= _read(reply, began)
         except requests.RequestException as error:
             fields["outcome"] = type(error).__name__
@@ -152,11 +144,10 @@ def _request(chat: bool, words: str, tokens: int, stream: bool) -> tuple[str, di
 
 
 def _read(reply: requests.Response, began: float) -> dict[str, Any]:
-    """Fields of the request log that an answer, whole or in pieces, tells."""
+    """Fields of the request log, from an answer that is whole or in pieces."""
     if reply.status_code != 200:
-        code = (
-            (reply.json().get("error") or {}).get("code") if "json" in reply.headers.get("content-type", "") else None
-        )
+        is_json = "json" in reply.headers.get("content-type", "")
+        code = (reply.json().get("error") or {}).get("code") if is_json else None
         return {"outcome": code or str(reply.status_code)}
     usage: dict[str, Any] = {}
     fields: dict[str, Any] = {"outcome": "cut"}
@@ -178,16 +169,13 @@ def _read(reply: requests.Response, began: float) -> dict[str, Any]:
 
 def side_by_side(before: report.Report, after: report.Report) -> Table:
     """The log's page and the replay's, row by row."""
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("", "log", "replay"):
-        table.add_column(heading, justify="right" if heading else "left")
+    page = table("", "", ">log", ">replay")
     both = [one.everything for one in (before, after)]
     for what in ("requests", "failed", "refused", "prompt", "completion"):
-        table.add_row(report.NAMES[what], *(f"{one[what] or 0:,}" for one in both))
-    table.add_row(report.NAMES["cached"], *(report.hits(one) for one in both))
+        page.add_row(report.NAMES[what], *(f"{one[what] or 0:,}" for one in both))
+    page.add_row(report.NAMES["cached"], *(report.hits(one) for one in both))
     for name in report.TIMES:
         for at, quantile in enumerate(("p50", "p95", "p99")):
-            table.add_row(
-                f"{name} {quantile}, ms", *("-" if not one[name] else f"{one[name][at]:,.0f}" for one in both)
-            )
-    return table
+            cells = ("-" if not one[name] else f"{one[name][at]:,.0f}" for one in both)
+            page.add_row(f"{name} {quantile}, ms", *cells)
+    return page

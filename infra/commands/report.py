@@ -12,6 +12,7 @@ import argparse
 import bisect
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,16 +20,15 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from infra.commands import options, request_log
-from infra.commands.screen import console
+from infra.commands.screen import console, table
 from infra.errors import InfraError, WrongUsage
 from infra.fc import template
-from infra.fc.prices import CU_PER_REQUEST, Size, price
+from infra.fc.prices import CU_PER_REQUEST, ROUNDED_S, Size, price
 
 #: Columns of `_QUERY` -> what the page calls them.
 NAMES = {
@@ -39,8 +39,6 @@ NAMES = {
     "completion": "completion tokens",
     "cached": "prompt tokens found in the prefix cache",
 }
-#: FC rounds a busy span up to whole seconds (fc/prices.py): on average by this much, seconds.
-ROUNDED_S = 0.5
 #: Widest page, characters.
 WIDTH = 120
 TIMES = {
@@ -50,30 +48,29 @@ TIMES = {
 }
 # One pass: everything, then the same by day, by route, by key, by outcome and by step of time.
 _QUERY = """
-    , timed AS (SELECT *, msg = 'request' AS asked, date_trunc('day', ended)::DATE AS day, coalesce(key, '') AS who,
-        time_bucket(INTERVAL '$step minutes', ended) AS step FROM entries)
+    , timed AS (SELECT *, msg = 'request' AS is_request, date_trunc('day', ended)::DATE AS day,
+        coalesce(key, '') AS who, time_bucket(INTERVAL '$step minutes', ended) AS step FROM entries)
     SELECT day, route, who, outcome, step, instance, grouping(day, route, who, outcome, step, instance) AS kind,
-        min(ended) AS first, max(ended) AS last, count(*) FILTER (asked) AS requests,
-        count(*) FILTER (asked AND outcome <> 'ok') AS failed, count(*) FILTER (outcome = 'overloaded') AS refused,
-        count(*) FILTER (NOT asked) AS starts, sum(start_s) AS start_s,
+        min(ended) AS first, max(ended) AS last, count(*) FILTER (is_request) AS requests,
+        count(*) FILTER (is_request AND outcome <> 'ok') AS failed,
+        count(*) FILTER (outcome = 'overloaded') AS refused,
+        count(*) FILTER (NOT is_request) AS starts, sum(start_s) AS start_s,
         max(start_s) AS longest_start_s, count(*) FILTER (cold AND queue_ms > 1000) AS waited,
         sum(prompt_tokens) AS prompt, sum(completion_tokens) AS completion, sum(cached_tokens) AS cached,
         sum(prompt_tokens) FILTER (cached_tokens IS NOT NULL) AS cacheable,
         sum(card_ms) / 1000 AS card_s, count(*) FILTER (running = 1) AS spans, $times
     FROM timed GROUP BY GROUPING SETS ((), (day), (route), (who), (outcome), (step), (instance)) ORDER BY ALL
 """
-#: What `grouping` says of a row: a bit for each column that it is not grouped by.
+#: What `grouping` returns for a row: a bit for each column that it is not grouped by.
 EVERYTHING, DAY, ROUTE, KEY, OUTCOME, STEP, INSTANCE = 63, 31, 47, 55, 59, 61, 62
-KINDS = (EVERYTHING, DAY, ROUTE, KEY, OUTCOME, STEP, INSTANCE)
 #: Times are counted in bins of 2 % each (e^(1/50)): less memory than any other way to percentiles that was tried.
 BINS = 50
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.currency(parser)
+    options.span(parser)
     parser.add_argument("log", nargs="*", default=["-"], metavar="LOG", help="files, .gz too (standard input)")
-    parser.add_argument("--since", default="0001-01-01", metavar="T", help="from then on, UTC, e.g. 2027-01-31T08:00")
-    parser.add_argument("--until", default="9999-12-31", metavar="T", help="before that")
     parser.add_argument("--html", type=Path, metavar="FILE", help="the same as a page with plots")
     parser.add_argument("--step", type=int, default=60, metavar="MIN", help="minutes of a point in the plots (60)")
     parser.add_argument("--min", type=int, metavar="N", help="min instances (default: s.yaml)")
@@ -132,8 +129,8 @@ def make(
         for name, what in TIMES.items()
     )
     query = _QUERY.replace("$times", times).replace("$step", str(step))
-    rows: dict[int, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
-    for row in request_log.ask(logs, query, request_log.check_moment(since), request_log.check_moment(until)):
+    rows = defaultdict[int, list[dict[str, Any]]](list)
+    for row in request_log.query(logs, query, since, until):
         rows[row["kind"]].append(row | {name: _quantiles(row[name]) for name in TIMES})
     everything = rows[EVERYTHING][0] if rows[EVERYTHING] else {"requests": 0}
     if not everything["requests"]:
@@ -175,13 +172,6 @@ def show(screen: Console, report: Report) -> None:
         screen.print(shares(report, kind, column, title))
 
 
-def _table(title: str, *headings: str) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    for at, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if at else "left", no_wrap=True)
-    return table
-
-
 def _short(tokens: int) -> str:
     return f"{tokens / 1e6:,.1f} M" if tokens >= 1e6 else f"{tokens:,}"
 
@@ -190,7 +180,7 @@ def summary(report: Report) -> Table:
     row, currency = report.everything, report.currency
     prompt, completion = row["prompt"] or 0, row["completion"] or 0
     hours = (row["last"] - row["first"]).total_seconds() / 3600
-    table = _table(f"{row['first']:%Y-%m-%d %H:%M} to {row['last']:%Y-%m-%d %H:%M} UTC ({hours:,.1f} h)", "", "")
+    page = table(f"{row['first']:%Y-%m-%d %H:%M} to {row['last']:%Y-%m-%d %H:%M} UTC ({hours:,.1f} h)", "", ">")
     facts = {NAMES[what]: f"{row[what] or 0:,}" for what in NAMES} | {
         NAMES["refused"]: f"{row['refused']:,} ({row['refused'] / row['requests']:.2%})",
         NAMES["cached"]: hits(row),
@@ -204,8 +194,8 @@ def summary(report: Report) -> Table:
     for what, tokens in (("tokens", prompt + completion), ("completion tokens", completion)):
         facts[f"1,000 {what}, {currency}"] = f"{1000 * report.paid / tokens:.4f}" if tokens else "-"
     for what, value in facts.items():
-        table.add_row(what, value)
-    return table
+        page.add_row(what, value)
+    return page
 
 
 def hits(row: dict[str, Any]) -> str:
@@ -214,25 +204,25 @@ def hits(row: dict[str, Any]) -> str:
 
 
 def times(report: Report) -> Table:
-    table = _table("times of what ended well, ms", "", "p50", "p95", "p99")
+    page = table("times of what ended well, ms", "", ">p50", ">p95", ">p99")
     for name in TIMES:
         found = report.everything[name]
-        table.add_row(name, *(("-",) * 3 if found is None else (f"{value:,.0f}" for value in found)))
-    return table
+        page.add_row(name, *(("-",) * 3 if found is None else (f"{value:,.0f}" for value in found)))
+    return page
 
 
 def outcomes(report: Report) -> Table:
-    table = _table("outcomes", "", "requests", "share")
+    page = table("outcomes", "", ">requests", ">share")
     for row in sorted(report.rows[OUTCOME], key=lambda row: -row["requests"]):
         if row["requests"]:
             share = row["requests"] / report.everything["requests"]
-            table.add_row(escape(row["outcome"] or "-"), f"{row['requests']:,}", f"{share:.2%}")
-    return table
+            page.add_row(escape(row["outcome"] or "-"), f"{row['requests']:,}", f"{share:.2%}")
+    return page
 
 
 def shares(report: Report, kind: int, column: str, title: str) -> Table:
     """What each day, route or key had of the card; nobody's are starts, rounding, hibernation."""
-    table = _table(title, "", "requests", "prompt", "answer", "p95 s", "card s", report.currency, "share")
+    page = table(title, "", ">requests", ">prompt", ">answer", ">p95 s", ">card s", f">{report.currency}", ">share")
     left = report.paid
     for row in report.rows[kind]:
         if not row["requests"]:
@@ -240,7 +230,7 @@ def shares(report: Report, kind: int, column: str, title: str) -> Table:
         cost = report.cost(row)
         left -= cost
         slow = row["total"][1] / 1000 if row["total"] else None
-        table.add_row(
+        page.add_row(
             escape(str(row[column] or "no key")),
             f"{row['requests']:,}",
             *(_short(row[name] or 0) for name in ("prompt", "completion")),
@@ -250,8 +240,8 @@ def shares(report: Report, kind: int, column: str, title: str) -> Table:
             f"{cost / report.paid:.1%}" if report.paid else "-",
         )
     share = f"{left / report.paid:.1%}" if report.paid else "-"
-    table.add_row("nobody's", "", "", "", "", "", f"{left:,.2f}", share)
-    return table
+    page.add_row("nobody's", *[""] * 5, f"{left:,.2f}", share)
+    return page
 
 
 def page(report: Report) -> str:
@@ -270,18 +260,17 @@ def plots(report: Report) -> str:
     from matplotlib import pyplot
 
     steps = [row for row in report.rows[STEP] if row["requests"]]
-    when = [row["step"] for row in steps]
-    figure, axes = pyplot.subplots(4, 1, sharex=True, figsize=(11, 11))
-    asked, took, busy, told = axes
-    for name in ("requests", "failed", "refused"):
-        asked.plot(when, [row[name] for row in steps], marker=".", label=name)
-    for name in ("TTFT", "total"):
-        took.plot(
-            when, [row[name][1] / 1000 if row[name] else None for row in steps], marker=".", label=f"{name} p95, s"
-        )
-    busy.plot(when, [(row["card_s"] or 0) / (60 * report.step) for row in steps], marker=".", label="cards busy, mean")
-    told.plot(when, [(row["completion"] or 0) / (60 * report.step) for row in steps], marker=".", label="tokens/s")
-    for axis in axes:
+    step_s = 60 * report.step
+    curves = (
+        {name: [row[name] for row in steps] for name in ("requests", "failed", "refused")},
+        {f"{name} p95, s": [row[name] and row[name][1] / 1000 for row in steps] for name in ("TTFT", "total")},
+        {"cards busy, mean": [(row["card_s"] or 0) / step_s for row in steps]},
+        {"tokens/s": [(row["completion"] or 0) / step_s for row in steps]},
+    )
+    figure, axes = pyplot.subplots(len(curves), 1, sharex=True, figsize=(11, 11))
+    for axis, lines in zip(axes, curves, strict=True):
+        for label, values in lines.items():
+            axis.plot([row["step"] for row in steps], values, marker=".", label=label)
         axis.set_ylim(bottom=0)
         axis.legend(loc="upper left")
     figure.autofmt_xdate()

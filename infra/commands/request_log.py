@@ -7,12 +7,13 @@ in bounded memory; fields are those of code/README.md, "The request log".
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import MappingProxyType
+from string import Template
 from typing import Any
 
 import duckdb
@@ -25,31 +26,19 @@ MEMORY_MB = 256
 LONGEST = 1 << 18
 #: Bytes that are read at a time; DuckDB would take 32 MB, for each thread several times.
 BUFFER = 1 << 22
-#: Field -> type in DuckDB.
-FIELDS = {
-    "msg": "VARCHAR",
-    "instance": "VARCHAR",
-    "route": "VARCHAR",
-    "outcome": "VARCHAR",
-    "key": "VARCHAR",
-    "cold": "BOOLEAN",
-    "running": "INTEGER",
-    "prompt_tokens": "BIGINT",
-    "completion_tokens": "BIGINT",
-    "cached_tokens": "BIGINT",
-    "queue_ms": "DOUBLE",
-    "ttft_ms": "DOUBLE",
-    "decode_ms": "DOUBLE",
-    "card_ms": "DOUBLE",
-    "total_ms": "DOUBLE",
-    "start_s": "DOUBLE",
+#: Type in DuckDB -> fields.
+TYPES = {
+    "VARCHAR": ("msg", "instance", "route", "outcome", "key", "prompt_blocks"),
+    "BOOLEAN": ("cold", "stream"),
+    "BIGINT": ("running", "prompt_tokens", "completion_tokens", "cached_tokens"),
+    "DOUBLE": ("queue_ms", "ttft_ms", "decode_ms", "card_ms", "total_ms", "start_s"),
 }
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?)?Z?")
 
 # The date in front is 24 characters and a space; `place` is where the object begins, counted from 1.
-_LINES = """
+_LINES = Template("""
     WITH lines AS (
-        SELECT CASE WHEN starts_with(line, '{') AND json_valid(line) THEN json_extract_string(line, '$.message')
+        SELECT CASE WHEN starts_with(line, '{') AND json_valid(line) THEN json_extract_string(line, '$$.message')
                     ELSE line END AS line
         FROM read_csv(?, columns = {'line': 'VARCHAR'}, delim = '\\x01', quote = '', escape = '', header = false,
                       auto_detect = false, null_padding = true, max_line_size = $longest, buffer_size = $buffer,
@@ -63,11 +52,11 @@ _LINES = """
     )
     SELECT ended, unnest(TRY(from_json(object, '$fields'))) FROM objects
     WHERE ended >= TIMESTAMP '$since' AND ended < TIMESTAMP '$until'
-"""
+""")
 
 
-def check_moment(text: str) -> str:
-    """Raises WrongUsage for what is no date or time."""
+def _moment(text: str) -> str:
+    """A moment as DuckDB reads it. Raises WrongUsage for what is no date or time."""
     if not _MOMENT.fullmatch(text):
         raise WrongUsage(f"{text!r}: write a day or a time (UTC) like 2027-01-31 or 2027-01-31T08:30")
     return text.rstrip("Z").replace("T", " ")
@@ -78,38 +67,30 @@ def _rows(answer: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
 
 
-def ask(
+def query(
     logs: Sequence[str],
-    query: str,
+    sql: str,
     since: str = "0001-01-01",
     until: str = "9999-12-31",
-    more: Mapping[str, str] = MappingProxyType({}),
     fetch: Callable[[duckdb.DuckDBPyConnection], Any] = _rows,
 ) -> Any:
-    """The answer to an SQL query over `entries`: `ended` (UTC), FIELDS and `more` of each line; half ones are NULL.
+    """The answer to an SQL query over `entries`: `ended` (UTC) and a line's fields (TYPES); half lines are NULL.
 
     `logs` are paths, or "-" for standard input; the answer a list of dicts, or what `fetch` makes of it. Raises
-    InfraError for a file that cannot be read.
+    InfraError for a file that cannot be read, WrongUsage for one that is not there and for a moment that is none.
     """
     paths = ["/dev/stdin" if path == "-" else path for path in logs]
     if missing := [path for path in paths if not Path(path).exists()]:
         raise WrongUsage(f"there is no {', '.join(missing)}: give the files of a log, or - for standard input")
-    fields = "{" + ", ".join(f'"{name}": "{kind}"' for name, kind in {**FIELDS, **more}.items()) + "}"
-    rows = _LINES
-    for name, value in (
-        ("longest", str(LONGEST)),
-        ("buffer", str(BUFFER)),
-        ("fields", fields),
-        ("since", since),
-        ("until", until),
-    ):
-        rows = rows.replace(f"${name}", value)
+    span = {"since": _moment(since), "until": _moment(until)}
+    fields = json.dumps({name: kind for kind, names in TYPES.items() for name in names})
+    rows = _LINES.substitute(span, longest=LONGEST, buffer=BUFFER, fields=fields)
     with tempfile.TemporaryDirectory(prefix="report-") as spill, duckdb.connect() as db:
         db.execute(f"SET memory_limit = '{MEMORY_MB}MB'")
         db.execute(f"SET threads = {min(4, os.cpu_count() or 1)}")
         db.execute(f"SET temp_directory = '{spill}'")
         db.execute("SET preserve_insertion_order = false")
         try:
-            return fetch(db.execute(f"WITH entries AS ({rows}) {query}", [paths]))
+            return fetch(db.execute(f"WITH entries AS ({rows}) {sql}", [paths]))
         except duckdb.Error as error:
             raise InfraError(f"cannot read {', '.join(logs)}: {str(error).splitlines()[0]}") from error

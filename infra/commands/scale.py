@@ -7,7 +7,7 @@ LATEST or an alias; a version is refused before the call.
 
 A schedule is an FC scheduled action: from its time on it asks for its number, so a working day needs two (up in the
 morning, down in the evening). While a schedule or a policy is in force, N does not count (FC docs 04/045): then N is
-refused. A deployment writes what DEPLOY_MIN_INSTANCES, _SCHEDULES and _POLICIES say, so what they lack is printed.
+refused. A deployment writes what DEPLOY_MIN_INSTANCES, _SCHEDULES and _POLICIES hold, so what they lack is printed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,11 +26,12 @@ from infra.errors import InfraError, WrongUsage
 from infra.fc.client import LIVE, FunctionCompute
 from infra.fc.quotas import MAX_MIN_INSTANCES
 
+Rule = dict[str, Any]  # a scheduled action or a policy, as FC's API has it
+
 CRON = re.compile(r"cron\(\S+ \S+ \S+ \S+ \S+ \S+\)|at\(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\)")
-#: A schedule or a policy holds from and until: long enough not to end unnoticed.
-FROM, UNTIL = "2026-01-01T00:00:00Z", "2036-01-01T00:00:00Z"
+#: When a schedule or a policy holds: long enough not to end unnoticed.
+SPAN = {"startTime": "2026-01-01T00:00:00Z", "endTime": "2036-01-01T00:00:00Z"}
 TIME_ZONE = "Asia/Shanghai"
-UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ?")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,8 +45,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--unschedule", metavar="NAME", help="take a schedule away")
     parser.add_argument("--time-zone", default=TIME_ZONE, help="of WHEN (%(default)s)")
-    parser.add_argument("--start", default=FROM, help="it holds from (%(default)s)")
-    parser.add_argument("--end", default=UNTIL, help="... until (%(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -57,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
         name, when, count = args.schedule
         if not count.isdigit():
             raise WrongUsage(f"--schedule {name}: {count!r} is no number of instances")
-        add = Schedule(name, when, int(count), args.start, args.end, args.time_zone)
+        add = schedule(name, when, int(count), args.time_zone)
     fc = options.connect(args)
     for change in scale(fc, args.function, args.qualifier, count=args.count, add=add, remove=args.unschedule):
         print(change)
@@ -65,41 +63,20 @@ def run(args: argparse.Namespace) -> None:
         print(undone)
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """One scheduled action. `start` and `end` bound the days it is in force, `when` says at what time."""
-
-    name: str
-    when: str
-    target: int
-    start: str
-    end: str
-    time_zone: str
-
-    def __post_init__(self) -> None:
-        check_count(self.target)
-        if not CRON.fullmatch(self.when):
-            raise InfraError(
-                f"schedule {self.when!r}: write cron(SECONDS MINUTES HOURS DAY MONTH WEEKDAY), "
-                "e.g. 'cron(0 30 8 * * MON-FRI)', or at(2027-01-31T08:30:00)"
-            )
-        for moment in (self.start, self.end):
-            if not UTC_TIME.fullmatch(moment):
-                raise InfraError(f"{moment!r}: write a time like 2027-01-31T00:00:00Z")
-        if self.start >= self.end:
-            raise InfraError(f"the schedule ends ({self.end}) before it starts ({self.start})")
+def schedule(name: str, when: str, target: int, time_zone: str) -> Rule:
+    """A scheduled action: from `when` on `target` instances. Raises InfraError naming what to write."""
+    check_count(target)
+    if not CRON.fullmatch(when):
+        raise InfraError(
+            f"schedule {when!r}: write cron(SECONDS MINUTES HOURS DAY MONTH WEEKDAY), "
+            "e.g. 'cron(0 30 8 * * MON-FRI)', or at(2027-01-31T08:30:00)"
+        )
+    return {"name": name, "scheduleExpression": when, "target": target, **SPAN, "timeZone": time_zone}
 
 
 def check_count(count: int) -> None:
     if not 0 <= count <= MAX_MIN_INSTANCES:
         raise InfraError(f"{count} min instances: must be 0 to {MAX_MIN_INSTANCES}")
-
-
-def check_qualifier(qualifier: str) -> None:
-    if qualifier.isdigit():
-        raise InfraError(
-            f"min instances cannot be put on version {qualifier}: name LATEST or an alias that points to it"
-        )
 
 
 def scale(
@@ -108,17 +85,19 @@ def scale(
     qualifier: str,
     *,
     count: int | None = None,
-    add: Schedule | None = None,
+    add: Rule | None = None,
     remove: str | None = None,
 ) -> list[str]:
     """Writes the wanted provision config; returns what changed, one sentence each."""
-    check_qualifier(qualifier)
-    if count is not None:
-        check_count(count)
+    if qualifier.isdigit():
+        raise InfraError(
+            f"min instances cannot be put on version {qualifier}: name LATEST or an alias that points to it"
+        )
     now = fc.get_provision(function, qualifier)
     changes = []
     default_target = int((now and now.default_target) or 0)
     if count is not None:
+        check_count(count)
         changes.append(f"min instances of {function}@{qualifier}: {default_target} -> {count}")
         default_target = count
     actions = list((now and now.scheduled_actions) or [])
@@ -130,9 +109,9 @@ def scale(
         actions = kept
         changes.append(f"schedule {remove!r} removed")
     if add is not None:
-        actions = [action for action in actions if action.name != add.name]
-        actions.append(scheduled_action(fc, add))
-        changes.append(f"schedule {add.name!r}: {add.target} from {add.when} {add.time_zone}")
+        actions = [action for action in actions if action.name != add["name"]]
+        actions.append(fc.models.ScheduledAction().from_map(add))
+        changes.append(f"schedule {add['name']!r}: {add['target']} from {add['scheduleExpression']} {add['timeZone']}")
     if count is not None and (rules := in_force([*actions, *((now and now.target_tracking_policies) or [])])):
         raise InfraError(
             f"{count} would not count while {', '.join(rules)} is in force: change it with --schedule, end it with "
@@ -144,10 +123,10 @@ def scale(
     return changes
 
 
-def in_force(rules: Sequence[Any], now: datetime | None = None) -> list[str]:
+def in_force(rules: Sequence[Any]) -> list[str]:
     """Names of the schedules and policies whose span has begun and not ended."""
-    moment = (now or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return [rule.name for rule in rules if (rule.start_time or "") <= moment < (rule.end_time or "9999")]
+    now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return [rule.name for rule in rules if (rule.start_time or "") <= now < (rule.end_time or "9999")]
 
 
 def undone_by_deploy(config: Any | None, qualifier: str, env: Mapping[str, str]) -> str:
@@ -166,14 +145,14 @@ def undone_by_deploy(config: Any | None, qualifier: str, env: Mapping[str, str])
     )
 
 
-def exports(count: int, schedules: Sequence[Mapping[str, Any]], policies: Sequence[Mapping[str, Any]]) -> str:
+def exports(count: int, schedules: Sequence[Rule], policies: Sequence[Rule]) -> str:
     """What s.yaml takes from the environment for this minimum, as a line for a shell."""
     lists = [shlex.quote(json.dumps(rules, separators=(",", ":"))) for rules in (schedules, policies)]
     return f"export DEPLOY_MIN_INSTANCES={count} DEPLOY_SCHEDULES={lists[0]} DEPLOY_POLICIES={lists[1]}"
 
 
 def hibernating(fc: FunctionCompute, now: Any | None, count: int, actions: list[Any] | None = None) -> Any:
-    """A whole provision config that hibernates, with the policies of `now` kept."""
+    """A whole provision config that hibernates; policies, and schedules where none are given, are those of `now`."""
     if actions is None:
         actions = list((now and now.scheduled_actions) or [])
     return fc.models.PutProvisionConfigInput(
@@ -182,15 +161,4 @@ def hibernating(fc: FunctionCompute, now: Any | None, count: int, actions: list[
         always_allocate_gpu=False,
         scheduled_actions=actions,
         target_tracking_policies=list((now and now.target_tracking_policies) or []),
-    )
-
-
-def scheduled_action(fc: FunctionCompute, schedule: Schedule) -> Any:
-    return fc.models.ScheduledAction(
-        name=schedule.name,
-        schedule_expression=schedule.when,
-        target=schedule.target,
-        start_time=schedule.start,
-        end_time=schedule.end,
-        time_zone=schedule.time_zone,
     )

@@ -1,13 +1,17 @@
-"""How progress reaches the operator: a spinner on a terminal, one line per change in a CI log."""
+"""How results and progress reach the operator: tables; a spinner on a terminal, one line per change in a CI log."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
+
+Report = Callable[[str], None]  # takes one line of progress
 
 
 def console() -> Console:
@@ -15,8 +19,17 @@ def console() -> Console:
     return Console(emoji=False)
 
 
+def table(title: str, *headings: str) -> Table:
+    """A column a heading: `>` before it puts numbers, which are never broken, to the right."""
+    made = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    for heading in headings:
+        right = heading.startswith(">")
+        made.add_column(heading.removeprefix(">"), justify="right" if right else "left", no_wrap=right, overflow="fold")
+    return made
+
+
 class Progress:
-    """Says what is being waited for; repeats nothing, so a CI log stays readable."""
+    """Shows what is being waited for; repeats nothing, so a CI log stays readable."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -24,7 +37,7 @@ class Progress:
         self._last = ""
         self._spinner = console.status("", spinner="dots") if console.is_terminal else None
 
-    def say(self, text: str) -> None:
+    def report(self, text: str) -> None:
         elapsed = f"{time.monotonic() - self._started:4.0f} s"
         if self._spinner is not None:
             self._spinner.update(f"{elapsed}  {escape(text)}")
@@ -40,8 +53,5 @@ class Progress:
 @contextmanager
 def progress() -> Iterator[Progress]:
     shown = Progress(console())
-    if shown._spinner is None:
-        yield shown
-        return
-    with shown._spinner:
+    with shown._spinner or nullcontext():
         yield shown

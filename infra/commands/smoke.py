@@ -14,17 +14,16 @@ import argparse
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import requests
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from infra.commands import options
-from infra.commands.screen import console, progress
+from infra.commands.screen import Report, console, progress, table
 from infra.errors import CheckFailed, InfraError
 from infra.fc import keys
 from infra.fc.client import FunctionCompute
@@ -33,12 +32,15 @@ from infra.fc.quotas import LISTEN_WITHIN_S, MAX_INITIALIZER_S
 QUESTION = "What is the capital of France? Answer in one short sentence."
 EXPECT = "Paris"
 PROMPT = "The capital of France is"  # /generate has no chat template: a text to go on with
-MAX_TOKENS = 64
+SAMPLING = {"max_tokens": 64, "temperature": 0}
 # s.yaml's timeout is 360 s: FC answers by then, so a client that waits longer always learns why.
 READ_TIMEOUT_S = 390.0
 CONNECT_TIMEOUT_S = 10.0
 HEALTH_POLL_S = 2.0
 DEGENERATE = re.compile(r"(\S)\1{7}")  # eight of the same sign in a row
+
+#: Sends a body to a path; the answer's JSON, and the seconds it took.
+Call = Callable[[str, dict[str, Any]], tuple[dict[str, Any], float]]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,35 +59,23 @@ def asking(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    words, results = Words.chosen(args), list[Result]()
+    words = Words.chosen(args)
+    if args.target.startswith(("http://", "https://")):
+        results = over_http(Deployment(args.target, keys.own()), words, args.wait)
+    else:
+        results = over_both(options.connect(args), args.target, args.qualifier, words, args.wait)
     with progress() as shown:
-
-        def take(some: Iterator[Result]) -> None:
-            for result in some:
-                results.append(result)
-                shown.say(f"{result.name}: {'ok' if result.ok else 'FAILED'}")
-
-        url: str | None = args.target
-        if not args.target.startswith(("http://", "https://")):
-            fc = options.connect(args)
-            url = trigger_url(fc, args.target, args.qualifier)
-            take(over_invoke(fc, args.target, args.qualifier, words))
-        if url is not None:
-            take(over_http(Deployment(url, keys.own()), words, wait_s=args.wait))
-    console().print(table(results))
-    judge_all(args.target, results)
+        judge_all(args.target, results, shown.report)
 
 
-def over_both(fc: FunctionCompute, function: str, qualifier: str, words: Words) -> list[Result]:
-    """InvokeFunction, and the trigger of the qualifier where it has an open one."""
-    results = list(over_invoke(fc, function, qualifier, words))
-    url = trigger_url(fc, function, qualifier)
-    return results if url is None else results + list(over_http(Deployment(url, keys.own()), words))
-
-
-def judge_all(target: str, results: Sequence[Result]) -> None:
-    """Raises CheckFailed with every failed check and its reason."""
-    if wrong := [result for result in results if not result.ok]:
+def judge_all(target: str, results: Iterable[Result], report: Report = lambda line: None) -> None:
+    """Make the checks, print them as a table. Raises CheckFailed with every failed one and its reason."""
+    done: list[Result] = []
+    for result in results:
+        report(f"{result.name}: {'ok' if result.ok else 'FAILED'}")
+        done.append(result)
+    console().print(overview(done))
+    if wrong := [result for result in done if not result.ok]:
         names = ", ".join(result.name for result in wrong)
         raise CheckFailed(f"smoke test of {target} failed: {names}: {'; '.join(result.detail for result in wrong)}")
 
@@ -112,7 +102,6 @@ class Answer:
     tokens: int = 0
     seconds: float = 0.0
     ttft_s: float | None = None
-    chunks: int = 0
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -130,10 +119,10 @@ class Result:
     answer: Answer | None = None
 
 
-def check(name: str, attempt: Callable[[], Answer]) -> Result:
+def check(name: str, attempt: Callable[..., Answer], *with_: Any) -> Result:
     """One check; whatever a service can do wrong becomes a failed result, never a traceback."""
     try:
-        answer = attempt()
+        answer = attempt(*with_)
     except (InfraError, requests.RequestException) as error:
         return Result(name, False, str(error))
     return Result(name, True, one_line(answer.text), answer)
@@ -163,62 +152,72 @@ class Deployment:
             raise InfraError(f"{url} is not a URL: begin with http:// or https://")
         self.url = url.rstrip("/")
         self.api_key = api_key
-        self.timeout = (CONNECT_TIMEOUT_S, read_timeout_s)
+        self.headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        self.options: dict[str, Any] = {"timeout": (CONNECT_TIMEOUT_S, read_timeout_s), "allow_redirects": False}
 
-    def _send(self, method: str, path: str, *, key: bool = True, **options: Any) -> requests.Response:
-        headers = {"authorization": f"Bearer {self.api_key}"} if key and self.api_key else {}
-        return requests.request(
-            method, self.url + path, headers=headers, timeout=self.timeout, allow_redirects=False, **options
-        )
+    def post(self, path: str, body: dict[str, Any], stream: bool = False, key: bool = True) -> requests.Response:
+        headers = self.headers if key else {}
+        return requests.post(self.url + path, json=body, headers=headers, stream=stream, **self.options)
+
+    def call(self, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], float]:
+        started = time.monotonic()
+        return read_json(self.post(path, body)), time.monotonic() - started
 
     def health(self, wait_s: float = 0.0, sleep: Callable[[float], None] = time.sleep) -> Answer:
         """`wait_s`: how long a service that is still loading, or not listening yet, may take."""
         deadline = time.monotonic() + wait_s
         while True:
             try:
-                reply = self._send("GET", "/health")
+                reply = requests.get(f"{self.url}/health", **self.options)
                 if reply.status_code == 200:
                     return Answer("healthy")
                 problem = failed(reply)
-            except requests.ConnectionError as error:
+            except (requests.ConnectionError, requests.Timeout) as error:
                 cause = getattr(error.args[0], "reason", error) if error.args else error
                 problem = f"no connection to {self.url} ({type(cause).__name__})"
             if time.monotonic() + HEALTH_POLL_S > deadline:
                 raise CheckFailed(problem)
             sleep(HEALTH_POLL_S)
 
-    def chat(self, question: str, expect: str) -> Answer:
+    def stream(self, words: Words) -> Answer:
         started = time.monotonic()
-        body = read_json(self._send("POST", "/chat", json=chat_body(question)))
-        return judge(chat_answer(body, time.monotonic() - started), expect)
-
-    def stream(self, question: str, expect: str) -> Answer:
-        started = time.monotonic()
-        wanted = chat_body(question) | {"stream": True, "stream_options": {"include_usage": True}}
-        with self._send("POST", "/chat", json=wanted, stream=True) as reply:
+        wanted = chat_body(words.question) | {"stream": True, "stream_options": {"include_usage": True}}
+        with self.post("/chat", wanted, stream=True) as reply:
             if reply.status_code != 200:
                 raise CheckFailed(failed(reply))
-            return judge(read_stream(reply, started), expect)
-
-    def generate(self, prompt: str, expect: str) -> Answer:
-        started = time.monotonic()
-        body = read_json(self._send("POST", "/generate", json=generate_body(prompt)))
-        return judge(generate_answer(body, time.monotonic() - started), expect)
+            return judge(read_stream(reply, started), words.expect)
 
     def stranger(self) -> Answer:
         """A caller without the key must be turned away before any work is done."""
-        reply = self._send("POST", "/chat", key=False, json=chat_body("hello") | {"max_tokens": 1})
+        reply = self.post("/chat", chat_body("hello") | {"max_tokens": 1}, key=False)
         if reply.status_code not in (401, 403):
             raise CheckFailed(f"answered {reply.status_code} without an API key; set CHATBOT_API_KEYS there")
         return Answer(f"turned away with {reply.status_code}")
 
 
 def chat_body(question: str) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": question}], "max_tokens": MAX_TOKENS, "temperature": 0}
+    return {"messages": [{"role": "user", "content": question}], **SAMPLING}
 
 
-def generate_body(prompt: str) -> dict[str, Any]:
-    return {"prompt": prompt, "max_tokens": MAX_TOKENS, "temperature": 0}
+def chat(call: Call, words: Words) -> Answer:
+    body, seconds = call("/chat", chat_body(words.question))
+    try:
+        text = body["choices"][0]["message"]["content"]
+    except (KeyError, IndexError, TypeError):
+        raise CheckFailed(f"no chat completion: {one_line(json.dumps(body))}") from None
+    return judge(Answer(text or "", tokens_of(body), seconds), words.expect)
+
+
+def generate(call: Call, words: Words) -> Answer:
+    """Judges what the model added: `text` may begin with the prompt, which proves nothing."""
+    body, seconds = call("/generate", {"prompt": words.prompt, **SAMPLING})
+    try:
+        added, whole = body["choices"][0]["text"], body["text"][0]
+    except (KeyError, IndexError, TypeError):
+        raise CheckFailed(f"no completion with a list under 'text': {one_line(json.dumps(body))}") from None
+    if not str(whole).endswith(str(added)):
+        raise CheckFailed(f"'text' and 'choices' differ: {one_line(whole)} / {one_line(added)}")
+    return judge(Answer(added, tokens_of(body), seconds), words.expect)
 
 
 def failed(reply: requests.Response) -> str:
@@ -260,33 +259,13 @@ def tokens_of(body: dict[str, Any]) -> int:
     return int((body.get("usage") or {}).get("completion_tokens") or 0)
 
 
-def chat_answer(body: dict[str, Any], seconds: float) -> Answer:
-    try:
-        text = body["choices"][0]["message"]["content"]
-    except (KeyError, IndexError, TypeError):
-        raise CheckFailed(f"no chat completion: {one_line(json.dumps(body))}") from None
-    return Answer(text or "", tokens_of(body), seconds)
-
-
-def generate_answer(body: dict[str, Any], seconds: float) -> Answer:
-    """What the model added: `text` may begin with the prompt, which proves nothing."""
-    try:
-        added, whole = body["choices"][0]["text"], body["text"][0]
-    except (KeyError, IndexError, TypeError):
-        raise CheckFailed(f"no completion with a list under 'text': {one_line(json.dumps(body))}") from None
-    if not str(whole).endswith(str(added)):
-        raise CheckFailed(f"'text' and 'choices' differ: {one_line(whole)} / {one_line(added)}")
-    return Answer(added, tokens_of(body), seconds)
-
-
 def read_stream(reply: requests.Response, started: float) -> Answer:
     """Server-sent events of a chat completion, to the end mark."""
     text, tokens, chunks, first, last = "", 0, 0, None, started
     for event in events(reply):
         if event == "[DONE]":
             rate_until = last if chunks else time.monotonic()
-            ttft = None if first is None else first - started
-            return Answer(text, tokens or chunks, rate_until - started, ttft, chunks)
+            return Answer(text, tokens or chunks, rate_until - started, None if first is None else first - started)
         body = parse(event.encode())
         tokens = tokens_of(body) or tokens
         for choice in body.get("choices") or []:
@@ -301,23 +280,19 @@ def read_stream(reply: requests.Response, started: float) -> Answer:
 
 def events(reply: requests.Response) -> Iterator[str]:
     # chunk_size=None hands over what has arrived; a fixed size would hold back the first tokens.
-    pending = b""
-    for block in reply.iter_content(chunk_size=None):
-        pending += block
-        *lines, pending = pending.split(b"\n")
-        for line in lines:
-            if line.startswith(b"data:"):
-                yield line[5:].strip().decode()
+    for line in reply.iter_lines(chunk_size=None):
+        if line.startswith(b"data:"):
+            yield line[5:].strip().decode()
 
 
 def over_http(deployment: Deployment, words: Words = Words(), wait_s: float = 0) -> Iterator[Result]:
-    health = check("health", lambda: deployment.health(wait_s))
+    health = check("health", deployment.health, wait_s)
     yield health
     if not health.ok:
-        return  # the rest would only say the same again, each after its own time-out
-    yield check("chat", lambda: deployment.chat(words.question, words.expect))
-    yield check("stream", lambda: deployment.stream(words.question, words.expect))
-    yield check("generate", lambda: deployment.generate(words.prompt, words.expect))
+        return  # the rest would only fail for the same reason, each after its own time-out
+    yield check("chat", chat, deployment.call, words)
+    yield check("stream", deployment.stream, words)
+    yield check("generate", generate, deployment.call, words)
     if deployment.api_key:
         yield check("no key", deployment.stranger)
 
@@ -327,22 +302,22 @@ def over_invoke(fc: FunctionCompute, function: str, qualifier: str, words: Words
     # The function's own timeout counts from when an instance stands; a cold start comes before it.
     patience = fc.get_function(function, qualifier).timeout + LISTEN_WITHIN_S + MAX_INITIALIZER_S
 
-    def send(body: dict[str, Any]) -> tuple[dict[str, Any], float]:
+    def call(path: str, body: dict[str, Any]) -> tuple[dict[str, Any], float]:
         started = time.monotonic()
         raw, error_type = fc.invoke(function, json.dumps(body).encode(), qualifier, patience)
         if error_type:
             raise CheckFailed(f"{error_type}: {one_line(raw.decode(errors='replace'), 200)}")
         return parse(raw), time.monotonic() - started
 
-    def chat() -> Answer:
-        return judge(chat_answer(*send(chat_body(words.question))), words.expect)
+    yield check(f"invoke chat @{qualifier}", chat, call, words)
+    yield check(f"invoke generate @{qualifier}", generate, call, words)
 
-    def generate() -> Answer:
-        body, seconds = send(generate_body(words.prompt))
-        return judge(generate_answer(body, seconds), words.expect)
 
-    yield check(f"invoke chat @{qualifier}", chat)
-    yield check(f"invoke generate @{qualifier}", generate)
+def over_both(fc: FunctionCompute, function: str, qualifier: str, words: Words, wait_s: float = 0) -> Iterator[Result]:
+    """InvokeFunction, and the trigger of the qualifier where it has an open one."""
+    yield from over_invoke(fc, function, qualifier, words)
+    if (url := trigger_url(fc, function, qualifier)) is not None:
+        yield from over_http(Deployment(url, keys.own()), words, wait_s)
 
 
 def trigger_url(fc: FunctionCompute, function: str, qualifier: str) -> str | None:
@@ -355,20 +330,16 @@ def trigger_url(fc: FunctionCompute, function: str, qualifier: str) -> str | Non
     return None
 
 
-def table(results: Sequence[Result]) -> Table:
-    shown = Table(box=box.SIMPLE_HEAD)
-    for heading in ("check", "", "s", "TTFT s", "tokens/s", "answer or reason"):
-        shown.add_column(
-            heading, justify="right" if heading in ("s", "TTFT s", "tokens/s") else "left", overflow="fold"
-        )
+def overview(results: Sequence[Result]) -> Table:
+    shown = table("", "check", "", ">s", ">TTFT s", ">tokens/s", "answer or reason")
     for result in results:
-        answer = result.answer
+        answer = result.answer or Answer("")
         shown.add_row(
             escape(result.name),
             "[green]ok[/]" if result.ok else "[bold red]FAILED[/]",
-            number(answer.seconds if answer else None),
-            number(answer.ttft_s if answer else None),
-            number(answer.tokens_per_s if answer else None, 1),
+            number(answer.seconds),
+            number(answer.ttft_s),
+            number(answer.tokens_per_s, 1),
             escape(result.detail),
         )
     return shown

@@ -1,6 +1,6 @@
 """status: one readable screen of what runs, since when, what went wrong last, and what it has cost.
 
-Everything is read, nothing is written. FC does not tell how long an instance was awake, so the price of this
+Everything is read, nothing is written. FC does not show how long an instance was awake, so the price of this
 month is a span: from "always hibernated" to "always active" over the hours its instances have lived.
 """
 
@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
 from infra.commands import options
-from infra.commands.screen import console
-from infra.commands.wait_ready import look_at_instances, reason, target_of
+from infra.commands.screen import console, table
+from infra.commands.wait_ready import look_at_function, look_at_instances, target_of
 from infra.fc.client import LATEST, FunctionCompute
 from infra.fc.prices import Size, price
 
@@ -31,7 +30,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    show(console(), collect(options.connect(args), args.function), args.currency)
+    screen, snapshot = console(), collect(options.connect(args), args.function)
+    for part in (about(snapshot), qualifier_table(snapshot), instance_table(snapshot), problems(snapshot)):
+        screen.print(part, highlight=False)
+    screen.print(price_line(snapshot, args.currency), highlight=False)
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ class Snapshot:
     now: datetime
 
 
-def collect(fc: FunctionCompute, name: str, now: datetime | None = None) -> Snapshot:
-    now = now or datetime.now(UTC)
+def collect(fc: FunctionCompute, name: str) -> Snapshot:
+    now = datetime.now(UTC)
     month_began = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     since = int(month_began.timestamp() * 1000)
     versions = {LATEST: "unpublished"} | {alias.alias_name: alias.version_id for alias in fc.aliases(name)}
@@ -65,11 +67,6 @@ def collect(fc: FunctionCompute, name: str, now: datetime | None = None) -> Snap
             month[instance.instance_id] = instance
         qualifiers.append(Qualifier(qualifier, version, fc.get_provision(name, qualifier), standing))
     return Snapshot(fc.get_function(name), fc.triggers(name), qualifiers, list(month.values()), now)
-
-
-def size_of(function: Any) -> Size:
-    gpu = function.gpu_config.gpu_memory_size if function.gpu_config else 0
-    return Size(function.cpu, function.memory_size, gpu or 0, function.disk_size or 512)
 
 
 def instance_hours(instances: list[Any], now: datetime) -> float:
@@ -83,43 +80,25 @@ def instance_hours(instances: list[Any], now: datetime) -> float:
     return sum(max(0.0, span) for span in lived) / 3_600_000
 
 
-def problems(snapshot: Snapshot) -> list[str]:
+def problems(snapshot: Snapshot) -> RenderableType:
     """What FC itself reports as wrong, worst first, in its own words."""
-    function, found = snapshot.function, []
-    if function.state != "Active":
-        found.append(f"state {function.state}: {reason(function.state_reason_code, function.state_reason)}")
-    if function.last_update_status == "Failed":
-        why = reason(function.last_update_status_reason_code, function.last_update_status_reason)
-        found.append(f"last update failed: {why}")
+    function = snapshot.function
+    waiting, failure = look_at_function(function)
+    found = [failure or waiting] if failure or function.state != "Active" else []
     restriction = function.invocation_restriction
     if restriction and restriction.disable:
         found.append(f"invocation is disabled: {restriction.reason or 'no reason given'}")
     for qualifier in snapshot.qualifiers:
         config = qualifier.provision
-        waiting, failure = look_at_instances(config, 0)
+        waiting, failure = look_at_instances(config)
         if failure or (waiting and config and config.current_error):
             found.append(f"{qualifier.name}: {failure or waiting}")
         if config and (config.always_allocate_cpu or config.always_allocate_gpu) and target_of(config):
             found.append(f"{qualifier.name}: never hibernates, full price day and night; run `scale`")
-    return found
-
-
-def show(screen: Console, snapshot: Snapshot, currency: str) -> None:
-    screen.print(
-        Group(
-            Panel(
-                about(snapshot),
-                title=f"[bold]{escape(snapshot.function.function_name)}[/]",
-                title_align="left",
-                box=box.ROUNDED,
-            ),
-            qualifier_table(snapshot),
-            instance_table(snapshot),
-            problem_list(snapshot),
-            price_line(snapshot, currency),
-        ),
-        highlight=False,
-    )
+    if not found:
+        return "[green]no errors reported[/]\n"
+    lines = "\n".join(f"- {escape(problem)}" for problem in found)
+    return Panel(lines, title="errors", title_align="left", border_style="red")
 
 
 def about(snapshot: Snapshot) -> RenderableType:
@@ -143,17 +122,15 @@ def about(snapshot: Snapshot) -> RenderableType:
             auth = json.loads(trigger.trigger_config or "{}").get("authType", "function")
             where = f"{trigger.http_trigger.url_internet}  ({auth}, @{trigger.qualifier or LATEST})"
             grid.add_row("trigger", escape(where))
-    return grid
+    return Panel(grid, title=f"[bold]{escape(function.function_name)}[/]", title_align="left")
 
 
 def qualifier_table(snapshot: Snapshot) -> Table:
-    table = Table(title="min instances", title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
-    for heading in ("qualifier", "version", "standing", "wanted", "hibernates", "schedule"):
-        table.add_column(heading, justify="right" if heading in ("standing", "wanted") else "left")
+    shown = table("min instances", "qualifier", "version", ">standing", ">wanted", "hibernates", "schedule")
     for qualifier in snapshot.qualifiers:
         config = qualifier.provision
         if config is None:
-            table.add_row(escape(qualifier.name), qualifier.version, "-", "0", "-", "-")
+            shown.add_row(escape(qualifier.name), qualifier.version, "-", "0", "-", "-")
             continue
         current, target = config.current or 0, target_of(config)
         standing = f"[green]{current}[/]" if current >= target else f"[yellow]{current}[/]"
@@ -162,7 +139,7 @@ def qualifier_table(snapshot: Snapshot) -> Table:
             f"{action.name}: {action.target} at {action.schedule_expression} {action.time_zone or 'UTC'}"
             for action in config.scheduled_actions or []
         )
-        table.add_row(
+        shown.add_row(
             escape(qualifier.name),
             qualifier.version,
             standing,
@@ -170,16 +147,14 @@ def qualifier_table(snapshot: Snapshot) -> Table:
             "yes" if sleeps else "[red]no[/]",
             escape(plan or "-"),
         )
-    return table
+    return shown
 
 
 def instance_table(snapshot: Snapshot) -> RenderableType:
-    table = Table(title="instances", title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
-    for heading in ("instance", "on", "version", "state", "kind", "age"):
-        table.add_column(heading, justify="right" if heading == "age" else "left")
+    shown = table("instances", "instance", "on", "version", "state", "kind", ">age")
     for qualifier in snapshot.qualifiers:
         for instance in qualifier.instances:
-            table.add_row(
+            shown.add_row(
                 escape(instance.instance_id or "?"),
                 escape(qualifier.name),
                 str(instance.version_id or "?"),
@@ -187,7 +162,7 @@ def instance_table(snapshot: Snapshot) -> RenderableType:
                 escape(instance.resource_type or "?"),
                 age(instance.created_time_ms, snapshot.now),
             )
-    return table if table.row_count else "[dim]no instance stands; the next request starts one[/]\n"
+    return shown if shown.row_count else "[dim]no instance stands; the next request starts one[/]\n"
 
 
 def age(created_ms: int | None, now: datetime) -> str:
@@ -197,16 +172,8 @@ def age(created_ms: int | None, now: datetime) -> str:
     return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"
 
 
-def problem_list(snapshot: Snapshot) -> RenderableType:
-    found = problems(snapshot)
-    if not found:
-        return "[green]no errors reported[/]\n"
-    lines = "\n".join(f"- {escape(problem)}" for problem in found)
-    return Panel(lines, title="errors", title_align="left", border_style="red")
-
-
 def price_line(snapshot: Snapshot, currency: str) -> str:
-    size, hours = size_of(snapshot.function), instance_hours(snapshot.month, snapshot.now)
+    size, hours = Size.of(snapshot.function.to_map()), instance_hours(snapshot.month, snapshot.now)
     least, most = price(size.cu(0, hours), currency), price(size.cu(hours, 0), currency)
     kept = {one.name: count for one in snapshot.qualifiers if (count := target_of(one.provision))}
     paid = ", ".join(f"{count} of {name}" for name, count in kept.items())

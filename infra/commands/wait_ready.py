@@ -13,12 +13,13 @@ Failures are given three polls to pass: FC retries image conversion and placemen
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
 
 from infra.commands import options
-from infra.commands.screen import progress
+from infra.commands.screen import Report, progress
 from infra.errors import CheckFailed, TimedOut
 from infra.fc.client import LATEST, FunctionCompute
 
@@ -33,7 +34,6 @@ PASSING = ("resources are being replenished", "an internal error has occurred")
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.account(parser, qualifier=True)
     waiting(parser)
-    parser.add_argument("--at-least", type=int, default=0, metavar="N", help="fail if fewer are asked for")
 
 
 def waiting(parser: argparse.ArgumentParser) -> None:
@@ -44,14 +44,16 @@ def waiting(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     fc = options.connect(args)
-    # A deployment changes LATEST, also where the traffic and the min instances are on an alias.
-    others = [] if args.qualifier == LATEST else [(LATEST, 0)]
     with progress() as shown:
-        for qualifier, at_least in [*others, (args.qualifier, args.at_least)]:
-            ready = wait_ready(
-                fc, args.function, qualifier, at_least=at_least, timeout_s=args.timeout, poll_s=args.poll, say=shown.say
-            )
-            shown.done(ready)
+        wait = waiter(fc, args, shown.report)
+        # A deployment changes LATEST, also where the traffic and the min instances are on an alias.
+        for qualifier in dict.fromkeys([LATEST, args.qualifier]):
+            shown.done(wait(qualifier))
+
+
+def waiter(fc: FunctionCompute, args: argparse.Namespace, report: Report) -> Callable[[str], str]:
+    """`wait_ready` for a qualifier, as the arguments of `waiting` have it."""
+    return functools.partial(wait_ready, fc, args.function, timeout_s=args.timeout, poll_s=args.poll, report=report)
 
 
 def wait_ready(
@@ -59,35 +61,34 @@ def wait_ready(
     function: str,
     qualifier: str = LATEST,
     *,
-    at_least: int = 0,
     timeout_s: float = TIMEOUT_S,
     poll_s: float = POLL_S,
-    say: Callable[[str], None] = lambda text: None,
+    report: Report = lambda line: None,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> str:
-    """Returns what is ready, in words. `at_least`: fewer min instances asked for than this is a failure.
-
-    Raises CheckFailed with FC's own reason, or TimedOut with the last thing seen.
-    """
+    """What is ready, in words. Raises CheckFailed with FC's own reason, or TimedOut with the last thing seen."""
     deadline = clock() + timeout_s
     failures: list[str] = []
     while True:
-        waiting_for, failure = look(fc, function, qualifier, at_least)
+        waiting_for, failure = look_at_function(fc.get_function(function, qualifier))
         if not waiting_for and not failure:
-            return ready_text(fc, function, qualifier)
+            # A version cannot hold min instances, so there is nothing to look up.
+            provision = None if qualifier.isdigit() else fc.get_provision(function, qualifier)
+            waiting_for, failure = look_at_instances(provision)
+            if not waiting_for and not failure:
+                return ready_text(f"{function}@{qualifier}", provision)
         failures = [*failures, failure] if failure else []
         if len(failures) >= PATIENCE:
             raise CheckFailed(f"{function}@{qualifier}: {failure}")
-        say(failure or waiting_for)
+        report(failure or waiting_for)
         if clock() + poll_s > deadline:
             raise TimedOut(f"{function}@{qualifier} is not ready after {timeout_s:.0f} s: {failure or waiting_for}")
         sleep(poll_s)
 
 
-def look(fc: FunctionCompute, function: str, qualifier: str, at_least: int) -> tuple[str, str]:
+def look_at_function(found: Any) -> tuple[str, str]:
     """(what is still awaited, what has failed); both empty when ready."""
-    found = fc.get_function(function, qualifier)
     if found.state == "Failed":
         return "", f"function state Failed: {reason(found.state_reason_code, found.state_reason)}"
     if found.state == "Inactive":
@@ -99,26 +100,24 @@ def look(fc: FunctionCompute, function: str, qualifier: str, at_least: int) -> t
         return "", f"last update Failed: {why}; the version before it still serves"
     if found.last_update_status != "Successful":
         return f"last update {found.last_update_status or 'unknown'}, waiting for Successful", ""
-    # A version cannot hold min instances, so there is nothing to ask about.
-    provision = None if qualifier.isdigit() else fc.get_provision(function, qualifier)
-    return look_at_instances(provision, at_least)
+    return "", ""
 
 
-def look_at_instances(provision: Any | None, at_least: int) -> tuple[str, str]:
+def look_at_instances(provision: Any | None) -> tuple[str, str]:
+    """The same of its min instances."""
     target = target_of(provision)
-    if target < at_least:
-        return "", f"{target} min instances are asked for, {at_least} expected: see provisionConfig in s.yaml"
     if provision is None or not target:
         return "", ""
     # Never `current or target`: an absent `current` means nothing stands.
     current = provision.current or 0
     if current >= target:
         return "", ""
-    if provision.current_error and not any(words in provision.current_error.lower() for words in PASSING):
-        return "", f"min instances {current} of {target}: {provision.current_error}"
-    return f"min instances {current} of {target}" + (
-        f": {provision.current_error}" if provision.current_error else ""
-    ), ""
+    text = f"min instances {current} of {target}"
+    if not provision.current_error:
+        return text, ""
+    text = f"{text}: {provision.current_error}"
+    passing = any(words in text.lower() for words in PASSING)
+    return (text, "") if passing else ("", text)
 
 
 def target_of(provision: Any | None) -> int:
@@ -132,9 +131,8 @@ def reason(code: str | None, text: str | None) -> str:
     return ": ".join(part for part in (code, text) if part) or "no reason given"
 
 
-def ready_text(fc: FunctionCompute, function: str, qualifier: str) -> str:
-    provision = None if qualifier.isdigit() else fc.get_provision(function, qualifier)
+def ready_text(what: str, provision: Any | None) -> str:
     target = target_of(provision)
     if provision is None or not target:
-        return f"{function}@{qualifier} is ready; no min instances, so a first request waits for a cold start"
-    return f"{function}@{qualifier} is ready, min instances {provision.current} of {target}"
+        return f"{what} is ready; no min instances, so a first request waits for a cold start"
+    return f"{what} is ready, min instances {provision.current} of {target}"

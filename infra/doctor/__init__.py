@@ -2,3 +2,28 @@
 
 An error is refused by Function Compute, or works and is not what was meant; a warning is a choice worth a second look.
 """
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`path` is the key to change; `sentence` goes on from there: what is wrong, and what to write."""
+
+    level: Literal["error", "warning"]
+    path: str
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"{self.level}: {self.path} {self.sentence}"
+
+
+def error(path: str, sentence: str) -> Finding:
+    return Finding("error", path, sentence)
+
+
+def warning(path: str, sentence: str) -> Finding:
+    return Finding("warning", path, sentence)

@@ -1,4 +1,8 @@
-"""The RAM policies in infra/ram: none allows more than it says, the deployer's what a deployment asks for."""
+"""The RAM policies in infra/ram: none allows more than it says, the deployer's what a deployment asks for.
+
+Resources are those of page 06/19 (custom policies) of github.com/aliyun-fc/fc-docs at 37ecbc6. Who asks: fc3 0.1.22, as
+seen on the wire of a first deploy and of a redeploy against a mock of the API; `infra` is infra/fc/client.py.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,65 @@ from pathlib import Path
 from typing import Any
 
 from infra import ROOT
-from infra.doctor.finding import Finding, error
-from infra.doctor.permissions import CONDITION_KEYS, DEPLOYER, PLACEHOLDERS, UNBOUND
+from infra.doctor import Finding, error
 
 RAM_DIR = ROOT / "infra" / "ram"
+FUNCTION = "acs:fc:REGION:ACCOUNT_ID:functions/FUNCTION"
+ITSELF = (FUNCTION,)
+QUALIFIED = (FUNCTION, f"{FUNCTION}/LATEST", f"{FUNCTION}/live")
+ALIASES = (f"{FUNCTION}/aliases/live", f"{FUNCTION}/aliases/*")
+TRIGGERS = (f"{FUNCTION}/triggers/http",)
+DOMAINS = ("acs:fc:REGION:ACCOUNT_ID:custom-domains/DOMAIN",)
+EVERYTHING = ("*",)
+
+#: Resources, and the actions of Function Compute that they are asked for with.
+_CALLS: tuple[tuple[tuple[str, ...], str], ...] = (
+    # fc3 deploy
+    (QUALIFIED, "GetFunction GetProvisionConfig PutProvisionConfig GetFunctionAsyncInvokeConfig"),
+    (ITSELF, "CreateFunction UpdateFunction"),
+    (TRIGGERS, "GetTrigger CreateTrigger UpdateTrigger"),
+    (EVERYTHING, "GetScalingConfig"),  # the one that page 06/19 does not have
+    (ITSELF, "GetConcurrencyConfig PutConcurrencyConfig"),  # the latter with the autoscaling block of s.yaml
+    (ITSELF, "DeleteConcurrencyConfig"),  # when that block is taken away again
+    ((f"{FUNCTION}/vpc-bindings/*",), "ListVpcBindings"),
+    # infra: smoke, status, scale, release
+    (QUALIFIED, "InvokeFunction DeleteProvisionConfig"),
+    ((f"{FUNCTION}/instances/*",), "ListInstances"),
+    ((f"{FUNCTION}/triggers/*",), "ListTriggers"),
+    ((f"{FUNCTION}/versions",), "PublishFunctionVersion"),
+    (ALIASES, "ListAliases GetAlias CreateAlias UpdateAlias DeleteAlias"),
+    # infra: domain
+    (DOMAINS, "GetCustomDomain CreateCustomDomain UpdateCustomDomain DeleteCustomDomain"),
+    # infra: destroy
+    ((f"{FUNCTION}/versions/*",), "ListFunctionVersions"),
+    ((f"{FUNCTION}/versions/1",), "DeleteFunctionVersion"),
+    (TRIGGERS, "DeleteTrigger"),
+    (ITSELF, "DeleteFunction"),
+)
+#: Action -> the resources it is asked for with.
+DEPLOYER = {f"fc:{action}": resources for resources, actions in _CALLS for action in actions.split()} | {
+    # fc3 deploy without `role`: a full deploy ends, before CreateFunction, when it may not ask.
+    # The action's name: Alibaba's own policy PowerUserAccess.
+    "ram:CheckServiceLinkedRoleExistence": EVERYTHING,
+    "ram:CreateServiceLinkedRole": EVERYTHING,  # on the account's first deploy
+}
+
+#: These cannot be bound to a resource, and they only read.
+UNBOUND = {"fc:GetScalingConfig", "ram:CheckServiceLinkedRoleExistence"}
+
+#: Condition keys that a page of RAM or of Function Compute has. A key that none has is never true, or ignored.
+CONDITION_KEYS = {
+    "acs:Service",  # RAM, PassRole: the service a role is handed to
+    "ram:ServiceName",  # RAM, CreateServiceLinkedRole
+    "oidc:iss",  # RAM, roles for OIDC
+    "oidc:aud",
+    "oidc:sub",
+}
+
+#: What the operator fills in; infra/README.md names each.
+PLACEHOLDERS = frozenset(
+    {"ACCOUNT_ID", "REGION", "FUNCTION", "FUNCTION_ROLE", "DOMAIN", "NAMESPACE", "OWNER", "PROJECT", "REPOSITORY"}
+)
 
 
 def as_list(value: Any) -> list[str]:

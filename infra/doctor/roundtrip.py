@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from infra.doctor.finding import Finding, error
+from infra.doctor import Finding, error
 from infra.fc.quotas import AUTO_KEYS, COMPONENT_KEYS, SCALING_COMPONENT_KEYS, TRIGGER_KEYS
 
 # props key -> the model of the call that fc3 makes of it, and the keys fc3 reads itself

@@ -11,13 +11,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from infra.doctor import service
-from infra.doctor.finding import Finding, error, warning
-from infra.doctor.image_name import image
-from infra.doctor.props import Props, amount, get, number, setting
+from infra.doctor import Finding, error, service, warning
 from infra.doctor.roundtrip import unknown_keys
 from infra.fc import keys, quotas
 from infra.fc.serverless_devs import REDIRECTING
+
+Props = Mapping[str, Any]
 
 NUMBERS = (
     "cpu", "memorySize", "diskSize", "timeout", "instanceConcurrency", "gpuConfig.gpuMemorySize",
@@ -25,6 +24,38 @@ NUMBERS = (
 )  # fmt: skip
 
 AMOUNTS = ("CHATBOT_DEADLINE_S", "CHATBOT_DRAIN_S", "CHATBOT_MAX_RUNNING", "CHATBOT_MAX_WAITING")
+
+# A tag that no one moves: git describe on a release (v1.2.3, v1.2.3-4-gabc1234), or a bare commit.
+IMMUTABLE_TAG = re.compile(r"v?\d+\.\d+\.\d+([-+.]\w[\w.+-]*)?|[0-9a-f]{7,40}")
+
+
+def get(props: Props, path: str, default: Any = None) -> Any:
+    """The value at a dotted path, `default` where any step is missing."""
+    value: Any = props
+    for key in path.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            return default
+        value = value[key]
+    return value
+
+
+def number(props: Props, path: str) -> float:
+    """The number at a path; 0 where there is none (`numbers` reports it)."""
+    value = get(props, path)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else 0
+
+
+def setting(props: Props, name: str) -> Any:
+    """A setting of the service in this deployment: from the function's environment, else its default."""
+    return get(props, f"environmentVariables.{name}", service.settings().get(name))
+
+
+def amount(props: Props, name: str) -> float:
+    """A setting as a number; where it is none, NaN, with which no comparison finds fault (`numbers` does)."""
+    try:
+        return float(setting(props, name))
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def numbers(props: Props) -> Iterator[Finding]:
@@ -148,6 +179,31 @@ def container(props: Props) -> Iterator[Finding]:
         yield error(
             f"{path}.port", f"is {get(props, f'{path}.port')}: the service listens on {listening}; left out it is 9000"
         )
+
+
+def image(props: Props) -> Iterator[Finding]:
+    """FC notes tag and digest; a tag whose content changes later makes every call fail until the next deployment."""
+    path = "customContainerConfig.image"
+    reference = str(get(props, path, ""))
+    name, _, digest = reference.partition("@")
+    host, _, rest = name.partition("/")
+    tag = rest.rpartition(":")[2] if ":" in rest else ""
+    if not host.partition(":")[0]:
+        yield error(path, f"is {reference!r}, without a repository: export DEPLOY_REPOSITORY=<host>/<namespace>/<name>")
+        return
+    immutable = IMMUTABLE_TAG.fullmatch(tag) and not tag.endswith("dirty")
+    if not (immutable or re.fullmatch(r"sha256:[0-9a-f]{64}", digest)):
+        yield error(
+            path,
+            f"tag {tag!r} can move or name unsaved work, and FC fails calls when a tag's content changes: "
+            "push one that `git describe` made, e.g. v1.2.3",
+        )
+    if not host.endswith(".aliyuncs.com"):
+        yield warning(
+            path, f"host {host!r} is not Alibaba's registry: FC documents only ACR of the same account and region"
+        )
+    elif str(get(props, "region")) not in host.split("."):
+        yield error(path, f"host {host!r} is not in {get(props, 'region')}: FC pulls from a registry of its own region")
 
 
 def environment_variables(props: Props) -> Iterator[Finding]:

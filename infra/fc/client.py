@@ -78,11 +78,18 @@ class FunctionCompute:
             )
         )
 
-    # -- the function -------------------------------------------------------------------------------------
-
     def get_function(self, name: str, qualifier: str = LATEST) -> Any:
         request = self.models.GetFunctionRequest(qualifier=qualifier)
         return self._call("get_function", name, request).body
+
+    def exists(self, name: str) -> bool:
+        try:
+            self.get_function(name)
+        except Refused as refused:
+            if refused.code == "FunctionNotFound":
+                return False
+            raise
+        return True
 
     def triggers(self, name: str) -> list[Any]:
         found = self._call("list_triggers", name, self.models.ListTriggersRequest(limit=100)).body.triggers
@@ -91,7 +98,7 @@ class FunctionCompute:
     def instances(self, name: str, qualifier: str, since_ms: int | None = None) -> list[Any]:
         """Instances that live now, or that lived since a UNIX time in ms.
 
-        A min instance is bound to its alias: asked for by version, it is not listed.
+        A min instance is bound to its alias: by version it is not listed.
         """
         request = self.models.ListInstancesRequest(qualifier=qualifier, limit="1000")
         if since_ms is None:
@@ -100,13 +107,10 @@ class FunctionCompute:
             request.start_time_ms = since_ms
         return list(self._call("list_instances", name, request).body.instances or [])
 
-    # -- min instances (provision config): LATEST or an alias, never a version ----------------------------
-
     def get_provision(self, name: str, qualifier: str) -> Any | None:
-        """None when the qualifier has no min instances configured."""
+        """Of LATEST or an alias, never a version. None when it has no min instances configured."""
         request = self.models.GetProvisionConfigRequest(qualifier=qualifier)
-        answer = self._or_none("get_provision_config", name, request)
-        return answer and answer.body
+        return self._or_none("get_provision_config", name, request)
 
     def put_provision(self, name: str, qualifier: str, config: Any) -> Any:
         request = self.models.PutProvisionConfigRequest(qualifier=qualifier, body=config)
@@ -116,16 +120,13 @@ class FunctionCompute:
         request = self.models.DeleteProvisionConfigRequest(qualifier=qualifier)
         self._or_none("delete_provision_config", name, request)
 
-    # -- versions and aliases -----------------------------------------------------------------------------
-
     def publish(self, name: str, description: str) -> str:
         body = self.models.PublishVersionInput(description=description)
         request = self.models.PublishFunctionVersionRequest(body=body)
         return str(self._call("publish_function_version", name, request, repeatable=False).body.version_id)
 
     def get_alias(self, name: str, alias: str) -> Any | None:
-        answer = self._or_none("get_alias", name, alias)
-        return answer and answer.body
+        return self._or_none("get_alias", name, alias)
 
     def aliases(self, name: str) -> list[Any]:
         found = self._call("list_aliases", name, self.models.ListAliasesRequest(limit=100)).body.aliases
@@ -158,11 +159,8 @@ class FunctionCompute:
             if not token:
                 return found
 
-    # -- custom domains -----------------------------------------------------------------------------------
-
     def get_domain(self, domain: str) -> Any | None:
-        answer = self._or_none("get_custom_domain", domain)
-        return answer and answer.body
+        return self._or_none("get_custom_domain", domain)
 
     def put_domain(self, domain: str, fields: dict[str, Any], *, update: bool) -> None:
         if update:
@@ -176,8 +174,6 @@ class FunctionCompute:
     def delete_domain(self, domain: str) -> None:
         self._or_none("delete_custom_domain", domain)
 
-    # -- the end ------------------------------------------------------------------------------------------
-
     def delete_version(self, name: str, version: str) -> None:
         self._or_none("delete_function_version", name, version)
 
@@ -187,10 +183,8 @@ class FunctionCompute:
     def delete_function(self, name: str) -> None:
         self._call("delete_function", name)
 
-    # -- calling it ---------------------------------------------------------------------------------------
-
     def invoke(self, name: str, payload: bytes, qualifier: str, read_timeout_s: float) -> tuple[bytes, str]:
-        """(body, error type). A failed function call is an HTTP 200 too; only the error type says so."""
+        """(body, error type). A failed function call is an HTTP 200 too; only the error type tells them apart."""
         request = self.models.InvokeFunctionRequest(qualifier=qualifier, body=payload)
         headers = self.models.InvokeFunctionHeaders(x_fc_invocation_type="Sync", x_fc_log_type="None")
         answer = self._call(
@@ -198,11 +192,10 @@ class FunctionCompute:
         )
         return answer.body.read(), (answer.headers or {}).get("x-fc-error-type", "")
 
-    # -- the wire -----------------------------------------------------------------------------------------
-
     def _or_none(self, method: str, *arguments: Any) -> Any | None:
+        """The answer's body, where the method has one."""
         try:
-            return self._call(method, *arguments)
+            return getattr(self._call(method, *arguments), "body", None)
         except Refused as refused:
             # A missing function is an error; a missing alias or provision config is an answer.
             if refused.status == 404 and refused.code != "FunctionNotFound":
@@ -242,7 +235,7 @@ THROTTLES = {"ResourceThrottled", "Throttling", "Throttling.User", "Throttling.A
 
 
 def delay(attempt: int, retry_after_ms: int | None) -> float:
-    """Seconds before the next attempt: what the service asked for, else doubling, with jitter, bounded."""
+    """Seconds before the next attempt: the service's own wish, else doubling, with jitter, bounded."""
     if retry_after_ms:
         return min(retry_after_ms / 1000, LONGEST_DELAY_S)
     doubled: float = min(FIRST_DELAY_S * 2.0 ** (attempt - 1), LONGEST_DELAY_S)
@@ -273,6 +266,4 @@ def describe(method: str, error: Any) -> Refused:
     message = str(getattr(inner, "message", None) or inner)
     if not status:
         code = NO_CREDENTIALS if type(inner).__name__ == "CredentialException" else NO_ANSWER
-    hint = HINTS.get(code)
-    text = f"{method}: {code or status}: {message}" + (f" ({hint})" if hint else "")
-    return Refused(text, code=code, status=status)
+    return Refused(f"{method}: {code or status}: {message}", HINTS.get(code, ""), code=code, status=status)

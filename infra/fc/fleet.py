@@ -10,6 +10,7 @@ many slots of the minimum are taken (fc-docs 04/063).
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -20,15 +21,14 @@ import numpy as np
 
 from infra.errors import WrongUsage
 from infra.fc import quotas
+from infra.fc.prices import ROUNDED_S
 from infra.fc.service_times import Columns, Times
 
 #: Idle seconds after which FC takes an instance away that a request had started (fc-docs 04/045: 3 to 5 minutes).
 IDLE_S = 240.0
 #: Prompt tokens that one step reads at most: --max-num-batched-tokens of code/chatbot_llm/engine/profiles.py.
 PROMPT_STEP = 2048
-#: FC rounds a busy span up to whole seconds (prices.py): on average by this much, seconds.
-ROUNDED_S = 0.5
-#: FC's factor for taking away what a policy added is in (0, 1], and not told (04/063): assumed.
+#: FC's factor for taking away what a policy added is in (0, 1], and not documented (04/063): assumed.
 SHRINK = 0.5
 DAY, WEEK = 1440, 7 * 1440  # minutes
 DAYS = "MON TUE WED THU FRI SAT SUN".split()
@@ -44,23 +44,23 @@ def week(default: int, actions: Sequence[Mapping[str, Any]]) -> Any:
         fields = str(action["scheduleExpression"]).removeprefix("cron(").rstrip(")").split()
         if len(fields) != 6 or {*fields[3:5]} - {"*", "?"}:
             raise WrongUsage(f"{action['scheduleExpression']}: only times by the day of the week can be planned with")
-        days, hours, minutes = _values(fields[5], 0, 6), _values(fields[2], 0, 23), _values(fields[1], 0, 59)
-        fired += [(day * DAY + hour * 60 + at, action["target"]) for day in days for hour in hours for at in minutes]
+        weekdays = fields[5]
+        for at, name in enumerate(DAYS, 1):
+            weekdays = weekdays.replace(name, str(at))
+        times = itertools.product(_values(weekdays, 1, 7), _values(fields[2], 0, 23), _values(fields[1], 0, 59))
+        fired += [((day - 1) * DAY + hour * 60 + minute, action["target"]) for day, hour, minute in times]
     for minute, target in sorted([(-1, max(fired)[1]), *fired] if fired else []):
         least[max(0, minute) :] = target
     return least
 
 
 def _values(text: str, low: int, high: int) -> list[int]:
-    """What a field of a cron expression stands for; MON or 1 is day 0."""
-    for at, name in enumerate(DAYS):
-        text = text.replace(name, str(at + 1))
+    """What a field of a cron expression stands for."""
     found: list[int] = []
     for part in text.split(","):
         span, _, step = part.partition("/")
-        first, _, last = ("-".join(map(str, (low, high))) if span in "*?" else span).partition("-")
-        off = 1 if high == 6 and span not in "*?" else 0
-        found += range(int(first) - off, int(last or (high + off if step else first)) - off + 1, int(step or 1))
+        first, _, last = (f"{low}-{high}" if span in "*?" else span).partition("-")
+        found += range(int(first), int(last or (high if step else first)) + 1, int(step or 1))
     return found
 
 
@@ -168,8 +168,8 @@ class _World:
         free = [one for one in self.instances if one.held < fleet.slots]
         # What stands, of the minimum, the fullest: the others may hibernate or go.
         one = max(free, key=lambda one: (one.ready <= now, one.kept, one.held), default=None)
-        asked = sum(not other.kept for other in self.instances)
-        if one is None and asked < fleet.on_request and len(self.instances) < fleet.most:
+        started = sum(not other.kept for other in self.instances)
+        if one is None and started < fleet.on_request and len(self.instances) < fleet.most:
             one = self.start(now, kept=False)
             self.started[int(now // 3600)] += 1
             self.active_s[int(now // 3600)] += self.times.cold_start_s  # a start is active (03/01)
@@ -220,30 +220,28 @@ class _World:
         self.instances = [one for one in self.instances if one.kept or one.held or now - one.now < IDLE_S]
         self.most[hour] = max(self.most[hour], len(self.instances))
 
-    def run(self) -> Outcome:
-        minute = 0
-        for request, now in enumerate(self.came):
-            while minute * 60 <= now:
-                self.tick(minute)
-                minute += 1
-            for one in self.instances:
-                self.advance(one, now)
-            self.arrive(request, now)
-            self.most[int(now // 3600)] = max(self.most[int(now // 3600)], len(self.instances))
-        for later in range(minute, 60 * len(self.most)):
-            self.tick(later)
-        for one in self.instances:
-            self.advance(one, self.came[-1] + 1e6)
-        found = (self.first, self.total, self.active_s, np.maximum(0.0, self.asleep_s), self.most, self.started)
-        return Outcome(*map(np.asarray, found))
-
 
 def simulate(load: Columns, times: Times, fleet: Fleet, minute: int = 0) -> Outcome:
     """What becomes of requests: `came_s` in order, seconds from a whole hour on, tokens of `prompt` and `answer`.
 
     `minute` of the week is when that hour begins.
     """
-    return _World(load, times, fleet, minute).run()
+    world = _World(load, times, fleet, minute)
+    ticked = 0
+    for request, now in enumerate(world.came):
+        while ticked * 60 <= now:
+            world.tick(ticked)
+            ticked += 1
+        for one in world.instances:
+            world.advance(one, now)
+        world.arrive(request, now)
+        world.most[int(now // 3600)] = max(world.most[int(now // 3600)], len(world.instances))
+    for later in range(ticked, 60 * len(world.most)):
+        world.tick(later)
+    for one in world.instances:
+        world.advance(one, world.came[-1] + 1e6)
+    found = (world.first, world.total, world.active_s, np.maximum(0.0, world.asleep_s), world.most, world.started)
+    return Outcome(*map(np.asarray, found))
 
 
 def scaled(load: Columns, times: float, seed: int = 1) -> Columns:

@@ -20,8 +20,6 @@ from decimal import Decimal
 from math import inf
 from typing import Any
 
-from infra.errors import InfraError
-
 CU_PER_VCPU_S = 1.0
 CU_PER_MEMORY_GB_S = {"active": 0.15, "hibernated": 0.10}
 CU_PER_GPU_GB_S = {"active": 2.1, "hibernated": 0.5}  # fc.gpu.tesla.1
@@ -30,6 +28,7 @@ FREE_DISK_GB = 10
 CU_PER_REQUEST = 75 / 10_000
 HOURS_PER_MONTH = 720  # 30 days, as the billing page's own examples
 MB_PER_GB = 1024
+ROUNDED_S = 0.5  # a busy span is rounded up to whole seconds: on average by this much
 
 # (CU of the month up to here, price of one CU). List prices: mainland China; international site.
 PRICES: dict[str, list[tuple[float, Decimal]]] = {
@@ -50,15 +49,11 @@ class Size:
     gpu_memory_mb: int
     disk_mb: int
 
-    def __post_init__(self) -> None:
-        if min(self.vcpu, self.memory_mb, self.disk_mb) <= 0 or self.gpu_memory_mb < 0:
-            raise InfraError(f"{self} is no size of an instance: give vCPU, memory and disk above 0")
-
     @classmethod
     def of(cls, props: Mapping[str, Any]) -> Size:
-        """What rendered props (`template.render`) ask for."""
+        """Of rendered props (`template.render`), or of a function as the API has it."""
         gpu = props.get("gpuConfig", {}).get("gpuMemorySize", 0)
-        return cls(props["cpu"], props["memorySize"], gpu, props["diskSize"])
+        return cls(props["cpu"], props["memorySize"], gpu, props.get("diskSize", 512))
 
     def cu_per_second(self, state: str) -> float:
         """CU/s of one instance that is "active" or "hibernated"."""
@@ -88,10 +83,3 @@ def price(cu: float, currency: str) -> Decimal:
         total += Decimal(step) * unit
         paid += step
     return total
-
-
-def per_1000_tokens(size: Size, tokens_per_second: float, currency: str) -> Decimal:
-    """Price of 1,000 generated tokens on an instance that is busy all the time at this total rate."""
-    if tokens_per_second <= 0:
-        raise InfraError("--tokens-per-second must be above 0: measure it with `smoke` or the bench")
-    return price(1000 / tokens_per_second * size.cu_per_second("active"), currency)

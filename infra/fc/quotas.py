@@ -9,14 +9,13 @@ the text of help.aliyun.com/functioncompute. "API" is the model in the package a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 # --- the card ---
 T4_GPU_TYPE = "fc.gpu.tesla.1"
 T4_GPU_MEMORY_MB = 16_384  # page 01/006: whole cards only; the 1-16 GB slices of FC 2.0 are gone
 T4_MEMORY_STEP_MB = 4_096  # page 01/006
 # vCPU of one card -> the most memory, MB, it may have (page 01/006; page 01/009 still says 32 GB at most)
-T4_MAX_MEMORY_MB: Mapping[int, int] = MappingProxyType({4: 16_384, 8: 32_768, 16: 65_536})
+T4_MAX_MEMORY_MB: Mapping[int, int] = {4: 16_384, 8: 32_768, 16: 65_536}
 T4_REGIONS = frozenset(  # page 01/006; cn-zhangjiakou left out: page 01/003 says it has no GPU at all
     {"cn-hangzhou", "cn-shanghai", "cn-beijing", "cn-shenzhen", "ap-northeast-1", "ap-southeast-1", "us-east-1"}
 )
@@ -30,7 +29,6 @@ MAX_INSTANCE_CONCURRENCY = 200  # page 04/034: requests at once in one instance
 SMALL_DISK_MB = 512  # API: 512 or 10240; page 01/006 also 10-200 GB in 10 GB steps
 DISK_STEP_MB = 10_240  # page 01/006
 MAX_DISK_MB = 204_800  # page 01/006
-MAX_PROCESSES_AND_THREADS = 1_024  # page 01/009: of one instance
 MAX_ENVIRONMENT_BYTES = 4_096  # page 04/047: all keys and values together
 RESERVED_ENVIRONMENT_PREFIX = "FC_"  # page 04/047
 
@@ -38,24 +36,19 @@ RESERVED_ENVIRONMENT_PREFIX = "FC_"  # page 04/047
 LISTEN_WITHIN_S = 120  # page 04/126: the port accepts connections, else FunctionNotStarted
 MAX_INITIALIZER_S = 300  # pages 01/009 and 04/125 (page 05/027 fills in 600: not believed)
 MAX_PRE_STOP_S = 90  # page 01/009
-INSTANCE_LIVES_S = 36 * 3_600  # page 06/017: then it is replaced, minimum instances too
 
 # healthCheckConfig key -> least and most (API CustomHealthCheckConfig)
-HEALTH_CHECK_RANGES: Mapping[str, tuple[int, int]] = MappingProxyType(
-    {
-        "initialDelaySeconds": (0, 120),
-        "periodSeconds": (1, 120),
-        "timeoutSeconds": (1, 3),
-        "failureThreshold": (1, 120),
-        "successThreshold": (1, 120),
-    }
-)
+HEALTH_CHECK_RANGES: Mapping[str, tuple[int, int]] = {
+    "initialDelaySeconds": (0, 120),
+    "periodSeconds": (1, 120),
+    "timeoutSeconds": (1, 3),
+    "failureThreshold": (1, 120),
+    "successThreshold": (1, 120),
+}
 
 # --- requests ---
 MAX_REQUEST_BYTES = 32 * 1024 * 1024  # page 04/071: synchronous body
-MAX_ASYNC_REQUEST_BYTES = 128 * 1024  # page 01/009
 MAX_HEADER_BYTES = 8 * 1024  # page 04/071: all request headers, and all response headers
-MAX_LOG_LINE_BYTES = 32 * 1024  # page 04/079
 
 # --- the image ---
 MAX_IMAGE_GB = 15  # page 01/006, compressed; page 01/009 says 30 since December 2025

@@ -31,15 +31,11 @@ ACCESS = "chatbot_llm_serverless_devs_key"
 SHADOWING = ("AccountID", "AccessKeyID", "AccessKeySecret", "SecurityToken")
 REDIRECTING = "FC_CLIENT_CUSTOM_ENDPOINT"
 HOME = "serverless_devs_config_home"  # the folder in which `s` keeps its .s
-DOMAIN = Path("components/devsapp.cn/v3/fc3-domain")  # where `s` looks before it asks its registry
+DOMAIN = Path("components/devsapp.cn/v3/fc3-domain")  # where `s` looks before its registry
 
 
 class ToolMissing(InfraError):
     """`s` is not installed; the message says how to get it."""
-
-
-class CredentialIncomplete(InfraError):
-    """The environment holds part of a credential; the message says which part is missing."""
 
 
 def find_s() -> str:
@@ -63,7 +59,7 @@ def with_credential(env: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """Environment and extra arguments that hand `s` the credential in ALIBABA_CLOUD_*, its token included.
 
     Without ALIBABA_CLOUD_ACCESS_KEY_ID nothing changes: `s` then uses the profile that s.yaml names.
-    Raises CredentialIncomplete.
+    Raises InfraError.
     """
     if not env.get("ALIBABA_CLOUD_ACCESS_KEY_ID"):
         return dict(env), []
@@ -74,7 +70,7 @@ def with_credential(env: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     }
     missing = [name for name in parts.values() if not env.get(name)]
     if missing:
-        raise CredentialIncomplete(
+        raise InfraError(
             f"ALIBABA_CLOUD_ACCESS_KEY_ID is set but {' and '.join(missing)} is not: set it too, "
             "or unset them all to use the profile from `s config add`"
         )
@@ -102,9 +98,9 @@ def own_home(env: Mapping[str, str]) -> str:
 
 
 def run(arguments: Sequence[str], env: Mapping[str, str]) -> int:
-    """Run `s` in the project; its exit status. Raises ToolMissing, CredentialIncomplete, WrongUsage."""
+    """Run `s` in the project; its exit status. Raises ToolMissing, InfraError, WrongUsage."""
     if REDIRECTING in env:
-        raise CredentialIncomplete(f"{REDIRECTING} is set: every call would go there. Unset it to deploy")
+        raise InfraError(f"{REDIRECTING} is set: every call would go there. Unset it to deploy")
     ready, access = with_credential(quiet(keys.for_s(env)))
     # `s` runs the doctor as a hook: with this interpreter, which has what the doctor imports.
     ready.setdefault("PYTHON", sys.executable)

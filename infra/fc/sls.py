@@ -24,7 +24,7 @@ HINTS = {
     "SignatureNotMatch": "the AccessKey secret does not fit the AccessKey id",
     "RequestTimeExpired": "this machine's clock is wrong by more than 15 minutes",
 }
-#: These are no answer to "is it there?".
+#: These answer another question than "is it there?".
 BASIC = {"ProjectNotExist", "LogStoreNotExist"}
 
 
@@ -66,18 +66,16 @@ class Sls:
                 method, self._base + path, data=raw, headers=self._headers(method, path, raw), timeout=TIMEOUT_S
             )
         except requests.RequestException as error:
-            raise Refused(
-                f"SLS: no answer ({type(error).__name__}): check the network and --region", code=NO_ANSWER
-            ) from None
+            text = f"SLS: no answer ({type(error).__name__}): check the network and --region"
+            raise Refused(text, code=NO_ANSWER) from None
         try:
             answer = reply.json() if reply.content else {}
         except ValueError:
             answer = {}
         if reply.status_code >= 300:
             code = str(answer.get("errorCode") or reply.status_code)
-            hint = f" ({HINTS[code]})" if code in HINTS else ""
-            text = f"SLS {method} {path}: {code}: {answer.get('errorMessage') or reply.reason}{hint}"
-            raise Refused(text, code=code, status=reply.status_code)
+            text = f"SLS {method} {path}: {code}: {answer.get('errorMessage') or reply.reason}"
+            raise Refused(text, HINTS.get(code, ""), code=code, status=reply.status_code)
         return answer
 
     def _headers(self, method: str, path: str, raw: bytes) -> dict[str, str]:
@@ -94,16 +92,8 @@ class Sls:
         if token := credential.security_token:
             headers["x-acs-security-token"] = token
         own = sorted(name for name in headers if name.startswith(("x-log-", "x-acs-")))
-        signed = "\n".join(
-            [
-                method,
-                headers.get("content-md5", ""),
-                headers["content-type"],
-                headers["date"],
-                *(f"{name}:{headers[name]}" for name in own),
-                path,
-            ]
-        )
+        known = (headers.get(name, "") for name in ("content-md5", "content-type", "date"))
+        signed = "\n".join([method, *known, *(f"{name}:{headers[name]}" for name in own), path])
         digest = hmac.new(credential.access_key_secret.encode(), signed.encode(), hashlib.sha1).digest()
         headers["authorization"] = f"LOG {credential.access_key_id}:{base64.b64encode(digest).decode()}"
         return headers

@@ -23,14 +23,10 @@ S_YAML = ROOT / "s.yaml"
 PREVIEW_LIMIT_S = 60  # one preview takes about a second; a busy machine several
 
 
-class TemplateError(InfraError):
-    """`s preview` refused the template; the message is its own, and what to set."""
+def render(env: Mapping[str, str] | None = None, template: Path = S_YAML) -> dict[str, Any]:
+    """The rendered props of the one function in the template. `env` replaces the environment (PATH and HOME stay).
 
-
-def preview(env: Mapping[str, str] | None = None, template: Path = S_YAML) -> dict[str, Any]:
-    """The whole rendered template. `env` replaces the process's environment (PATH and HOME stay).
-
-    Raises TemplateError, and ToolMissing when `s` is not installed.
+    Raises InfraError with the words of `s`, and what to set; ToolMissing when `s` is not installed.
     """
     base = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     with tempfile.TemporaryDirectory(prefix="s-preview-") as home:
@@ -46,20 +42,15 @@ def preview(env: Mapping[str, str] | None = None, template: Path = S_YAML) -> di
     text = finished.stdout + finished.stderr
     unset = re.search(r"env\('(\w+)'\) not found", text)
     if unset:
-        raise TemplateError(f"{template.name} needs {unset[1]} in the environment: export {unset[1]}=...")
+        raise InfraError(f"{template.name} needs {unset[1]} in the environment: export {unset[1]}=...")
     if finished.returncode != 0:
-        raise TemplateError(f"`s preview` failed on {template.name}:\n{text.strip()}")
+        raise InfraError(f"`s preview` failed on {template.name}:\n{text.strip()}")
     try:
-        return cast("dict[str, Any]", json.loads(finished.stdout))
+        resources = json.loads(finished.stdout)["resources"]
     except json.JSONDecodeError as error:
-        raise TemplateError(f"`s preview` did not print JSON for {template.name}:\n{text.strip()}") from error
-
-
-def render(env: Mapping[str, str] | None = None, template: Path = S_YAML) -> dict[str, Any]:
-    """The rendered props of the one function in the template. Raises as `preview` does."""
-    resources = preview(env, template)["resources"]
+        raise InfraError(f"`s preview` did not print JSON for {template.name}:\n{text.strip()}") from error
     if len(resources) != 1:
-        raise TemplateError(f"{template.name} has {len(resources)} resources: keep one function in it")
+        raise InfraError(f"{template.name} has {len(resources)} resources: keep one function in it")
     (resource,) = resources.values()
     return cast("dict[str, Any]", resource["props"])
 

@@ -6,7 +6,7 @@
 weights.json names the repository and its commit. While its `files` are empty, a fetch takes the expected checksums
 from the hub's own record of that commit (sha256 of large files, git's object id of small ones), which ties the bytes
 to the commit; ModelScope knows no such commit, so from there only a locked list is fetched. Once locked, both hubs,
-and any mirror named by HF_ENDPOINT or MODELSCOPE_ENDPOINT, must deliver the same bytes, and no list is asked for.
+and any mirror named by HF_ENDPOINT or MODELSCOPE_ENDPOINT, must deliver the same bytes, and no list is fetched.
 
 Runs inside the image build too, as `python -m infra.image.bake`: beside transfer.py alone and before any package is
 installed, hence a `main` of its own and the standard library only.
@@ -24,8 +24,9 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
-from infra.image.transfer import BakeError, download, get_json, quote, size_text
+from infra.image.transfer import BakeError, download, get_json, size_text
 
 MANIFEST = Path(__file__).with_name("weights.json")
 DOWNLOADS = Path("build/weights")
@@ -226,13 +227,12 @@ def lock(manifest: Manifest, source: str) -> Manifest:
     files = []
     with tempfile.TemporaryDirectory() as scratch:
         for file in listed(hub):
-            if file.sha256:
-                files.append(file)
-                continue
-            part = Path(scratch) / "part"
-            download(hub.url(file.path), part, file.size, file.path)
-            files.append(check(part, file))
-            part.unlink()
+            if not file.sha256:
+                part = Path(scratch) / "part"
+                download(hub.url(file.path), part, file.size, file.path)
+                file = check(part, file)
+                part.unlink()
+            files.append(file)
     return Manifest(manifest.repository, manifest.revision, tuple(files))
 
 

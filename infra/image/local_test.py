@@ -3,7 +3,7 @@
 FC's order, with the limits of s.yaml: environment, TCP connect, POST /initialize, the first health check (which may
 not fail), traffic, POST /invoke, GET /pre-stop, SIGTERM. On a T4 also the acceptance run; what the run has compiled
 is kept for the next image (infra/image/warm), and then flags are compared (variants.py). Without a GPU the same is
-done with the CPU build, and said so; with --scripted it is the image, whose engine then answers from a script.
+done with the CPU build; with --scripted it is the image, whose engine then answers from a script.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class Plan:
             props: dict[str, Any] = template["template"][resource["extend"]["name"]] | resource["props"]
             hooks = props["instanceLifecycleConfig"]
             container = props["customContainerConfig"]
+            variables = {name: str(value) for name, value in props["environmentVariables"].items()}
             return cls(
                 initializer_s=hooks["initializer"]["timeout"],
                 pre_stop_s=hooks["preStop"]["timeout"],
@@ -69,11 +70,7 @@ class Plan:
                 memory_mb=props["memorySize"],
                 port=container["port"],
                 # What begins with ${ comes from the deployer's own environment.
-                environment={
-                    name: str(value)
-                    for name, value in props["environmentVariables"].items()
-                    if not str(value).startswith("${")
-                },
+                environment={name: value for name, value in variables.items() if not value.startswith("${")},
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CheckFailed(f"{path.name} does not say {error}: `python -m infra doctor` explains") from error
@@ -90,11 +87,13 @@ class Plan:
         }
 
 
+@dataclass(frozen=True)
 class Drill:
-    """One start and one end of one target, step by step; every step says how long it took."""
+    """One start and one end of one target, step by step; every step prints how long it took."""
 
-    def __init__(self, target: Target, plan: Plan, url: str) -> None:
-        self.target, self.plan, self.url = target, plan, url
+    target: Target
+    plan: Plan
+    url: str
 
     def step(self, name: str, act: Callable[[], str]) -> None:
         started = time.monotonic()
@@ -125,13 +124,9 @@ class Drill:
             time.sleep(0.2)
         raise TimedOut(f"nothing listens on the port after {LISTEN_WITHIN_S} s, which is all FC allows")
 
-    def initialize(self) -> str:
-        self.call("POST", "/initialize", self.plan.initializer_s)
-        return f"of {self.plan.initializer_s} s allowed"
-
-    def health(self) -> str:
-        self.call("GET", self.plan.health_path, self.plan.health_s)
-        return "first health check"
+    def within(self, method: str, path: str, limit_s: int) -> str:
+        self.call(method, path, limit_s)
+        return f"of {limit_s} s allowed"
 
     def invoke(self) -> str:
         body = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 16}
@@ -140,19 +135,20 @@ class Drill:
 
     def run(self, *checks: str) -> None:
         """`checks` are commands of `python -m infra` that take the service's URL."""
+        plan = self.plan
         self.step("listen", self.listen)
-        self.step("initialize", self.initialize)
-        self.step("health", self.health)
+        self.step("initialize", lambda: self.within("POST", "/initialize", plan.initializer_s))
+        self.step("health", lambda: self.within("GET", plan.health_path, plan.health_s))
         self.step("invoke", self.invoke)
         for command in checks:
             self.step(command, functools.partial(self.outside, command))
-        self.step("pre-stop", lambda: str(self.call("GET", "/pre-stop", self.plan.pre_stop_s).json()["state"]))
+        self.step("pre-stop", lambda: str(self.call("GET", "/pre-stop", plan.pre_stop_s).json()["state"]))
         self.step("SIGTERM", self.stop)
 
     def outside(self, command: str) -> str:
         """One of the operator's own commands against the running service."""
         if subprocess.run([sys.executable, "-m", "infra", command, self.url], cwd=ROOT, check=False).returncode != 0:
-            raise CheckFailed(f"`python -m infra {command}` failed; what it says is above")
+            raise CheckFailed(f"`python -m infra {command}` failed; its output is above")
         return "passed"
 
     def stop(self) -> str:
@@ -174,8 +170,7 @@ def listens(host: str, port: int) -> bool:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
 
@@ -196,30 +191,28 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     port = args.port or free_port()
-    checks = ["smoke"]
     plan = Plan.read(ROOT / "s.yaml")
     card = None if args.scripted else gpu()
-    target: Target
+    on_t4 = bool(card and card.capability == T4_CAPABILITY)
     if args.scripted:
         if not shutil.which("docker"):
             raise CheckFailed("docker is not installed here, and --scripted tries the image")
         print(f"the image {args.image} with the scripted engine: its container is tried, its model and vLLM are not")
-        target = Container(args.image, args.flags, plan.as_fc(plan.port), port, plan.port, scripted=True)
     elif card:
         print(f"{card.name}, sm_{card.capability.replace('.', '')}, driver {card.driver}: the image {args.image}")
-        target = Container(args.image, args.flags, plan.as_fc(plan.port), port, plan.port)
-        if card.capability == T4_CAPABILITY:
-            checks.append("acceptance")
-        else:
+        if not on_t4:
             print("not a T4: the acceptance run, which judges a T4's arithmetic, is left out")
     else:
         print(
             "no GPU with Docker here: the same steps with the CPU build; this says nothing about the GPU image, "
             "whose container --scripted tries"
         )
+    target: Target
+    if args.scripted or card:
+        target = Container(args.image, args.flags, plan.as_fc(plan.port), port, plan.port, args.scripted)
+    else:
         target = Process(args.flags, plan.as_fc(port), port)
-    on_t4 = bool(card and card.capability == T4_CAPABILITY)
-    drill(target, plan, port, checks, keep_warm=on_t4)
+    drill(target, plan, port, ["smoke", "acceptance"] if on_t4 else ["smoke"], keep_warm=on_t4)
     if (on_t4 or args.variants is not None) and not args.no_variants:
         compare(args, plan, port, card)
 
@@ -240,10 +233,8 @@ def compare(args: argparse.Namespace, plan: Plan, port: int, card: Card | None) 
     tried = [variant for variant in variants.variants(bool(card)) if (args.variants or "") in variant.name]
     compared = variants.compare(start, tried, bool(card), plan.initializer_s, effort, shipped)
     name = re.sub(r"[^a-z0-9]+", "-", card.name.lower()) if card else "cpu"
-    about = {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "card": asdict(card) if card else "none: a dry run",
-    }
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    about = {"when": when, "card": asdict(card) if card else "none: a dry run"}
     variants.write(ROOT / "build" / f"variants-{name}.json", about, compared)
 
 
@@ -251,7 +242,7 @@ def drill(target: Target, plan: Plan, port: int, checks: Sequence[str], keep_war
     try:
         target.start()
         Drill(target, plan, f"http://127.0.0.1:{port}").run(*checks)
-        if keep_warm:
+        if keep_warm and isinstance(target, Container):
             target.copy_out("/opt/warm/.", WARM)
             print(f"kept what the T4 compiled in {WARM.relative_to(ROOT)}: the next `make image` bakes it in")
     except InfraError:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from infra.errors import CheckFailed, Refused, WrongUsage
 from infra.image import size
+from infra.image.target import output
 
 LOCAL = "chatbot-llm"
 COMMIT_LABEL = "org.opencontainers.image.revision"
@@ -40,13 +41,9 @@ def run(args: argparse.Namespace) -> None:
     print(f"DEPLOY_IMAGE={push(args.repository, args.by)}")
 
 
-def _run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def tag() -> str:
     """`git describe` of a clean checkout. Raises CheckFailed."""
-    described = _run("git", "describe", "--tags", "--always", "--dirty", "--abbrev=12")
+    described = output("git", "describe", "--tags", "--always", "--dirty", "--abbrev=12")
     name = described.stdout.strip()
     if described.returncode != 0:
         raise CheckFailed(f"no tag without git: {described.stderr.strip()}")
@@ -57,7 +54,7 @@ def tag() -> str:
 
 def published(reference: str) -> str | None:
     """The config digest of what the registry has under this tag, None if nothing. Raises Refused if it will not say."""
-    looked = _run("docker", "manifest", "inspect", reference)
+    looked = output("docker", "manifest", "inspect", reference)
     if looked.returncode == 0:
         return str(json.loads(looked.stdout).get("config", {}).get("digest", ""))
     answer = (looked.stderr + looked.stdout).strip()
@@ -71,8 +68,8 @@ def published(reference: str) -> str | None:
 
 def is_this_commit(reference: str) -> bool:
     """Whether the image behind the reference was built from the commit that is checked out, by its label."""
-    shown = _run("docker", "buildx", "imagetools", "inspect", reference, "--format", "{{json .Image.Config.Labels}}")
-    commit = _run("git", "rev-parse", "HEAD").stdout.strip()
+    shown = output("docker", "buildx", "imagetools", "inspect", reference, "--format", "{{json .Image.Config.Labels}}")
+    commit = output("git", "rev-parse", "HEAD").stdout.strip()
     return shown.returncode == 0 and bool(commit) and (json.loads(shown.stdout) or {}).get(COMMIT_LABEL) == commit
 
 
@@ -83,14 +80,14 @@ def push(repository: str, by: Sequence[str] | None = None) -> str:
     local = f"{LOCAL}:{name}"
     there = published(reference)
     if there is not None:
-        mine = _run("docker", "image", "inspect", "--format", "{{.Id}}", local).stdout.strip()
+        mine = output("docker", "image", "inspect", "--format", "{{.Id}}", local).stdout.strip()
         if not (mine and mine == there) and not is_this_commit(reference):
             raise CheckFailed(
                 f"{reference} exists, was built from another commit, and tags do not move: commit, build again"
             )
         print(f"{reference} is there already, and is this commit")
         return reference
-    platform = _run("docker", "image", "inspect", "--format", "{{.Os}}/{{.Architecture}}", local)
+    platform = output("docker", "image", "inspect", "--format", "{{.Os}}/{{.Architecture}}", local)
     if platform.returncode != 0:
         raise CheckFailed(f"there is no image {local} here: `make image` builds it")
     if platform.stdout.strip() != "linux/amd64":
@@ -101,5 +98,5 @@ def push(repository: str, by: Sequence[str] | None = None) -> str:
     )
     for command in commands:
         if subprocess.run(command, check=False).returncode != 0:
-            raise Refused(f"`{' '.join(command)}` failed; what it says is above")
+            raise Refused(f"`{' '.join(command)}` failed; its output is above")
     return reference

@@ -22,8 +22,8 @@ import subprocess
 import tarfile
 import zlib
 from collections import deque
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import IO
 
 from infra.errors import CheckFailed
@@ -43,11 +43,6 @@ def run(args: argparse.Namespace) -> None:
     print(check(args.image))
 
 
-def _blocks(stream: IO[bytes]) -> Iterator[bytes]:
-    while block := stream.read(BLOCK_BYTES):
-        yield block
-
-
 def measure(stream: IO[bytes], threads: int | None = None) -> tuple[int, int]:
     """(uncompressed, compressed) bytes of the layers in what `docker save` writes to `stream`."""
     sizes: dict[str, tuple[int, int]] = {}
@@ -64,7 +59,7 @@ def measure(stream: IO[bytes], threads: int | None = None) -> tuple[int, int]:
             plain = compressed = 0
             pending: deque[Future[int]] = deque()
             stored: bytes | None = None
-            for block in _blocks(content):
+            for block in iter(partial(content.read, BLOCK_BYTES), b""):
                 if stored is None:
                     stored = next((magic for magic in ALREADY if block.startswith(magic)), b"")
                     unpack = zlib.decompressobj(wbits=31) if stored == ALREADY[0] else None

@@ -9,23 +9,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from infra import ROOT
 from infra.errors import CheckFailed
 
 LOG_LINES = 60
-
-
-class Target(Protocol):
-    def start(self) -> None: ...
-    def running(self) -> bool: ...
-    def log(self) -> str: ...
-    def stop(self, limit_s: int) -> int: ...
-    def copy_out(self, source: str, to: Path) -> None: ...
-    def remove(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -35,7 +26,7 @@ class Card:
     driver: str
 
 
-def _run(*command: str) -> subprocess.CompletedProcess[str]:
+def output(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -43,7 +34,7 @@ def gpu() -> Card | None:
     """The first GPU, when Docker is there to hand it to a container."""
     if not (shutil.which("nvidia-smi") and shutil.which("docker")):
         return None
-    listed = _run("nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader")
+    listed = output("nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader")
     lines = listed.stdout.strip().splitlines()
     if listed.returncode != 0 or not lines:
         return None
@@ -84,34 +75,33 @@ class Container:
         self._needs = "" if scripted else " (is the NVIDIA container toolkit installed?)"
 
     def start(self) -> None:
-        if _run("docker", "image", "inspect", self.image).returncode != 0:
-            remote = "/" in self.image
-            command = ["docker", "pull", self.image] if remote else ["make", "image"]
+        if output("docker", "image", "inspect", self.image).returncode != 0:
+            command = ["docker", "pull", self.image] if "/" in self.image else ["make", "image"]
             print(f"{self.image} is not here: {' '.join(command)}", flush=True)
             if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
-                raise CheckFailed(f"`{' '.join(command)}` failed; what it says is above")
-        started = _run(*self.command)
+                raise CheckFailed(f"`{' '.join(command)}` failed; its output is above")
+        started = output(*self.command)
         if started.returncode != 0:
             raise CheckFailed(f"docker run: {started.stderr.strip()}{self._needs}")
 
     def running(self) -> bool:
-        return _run("docker", "inspect", "--format", "{{.State.Running}}", self.name).stdout.strip() == "true"
+        return output("docker", "inspect", "--format", "{{.State.Running}}", self.name).stdout.strip() == "true"
 
     def log(self) -> str:
-        logs = _run("docker", "logs", "--tail", str(LOG_LINES), self.name)
+        logs = output("docker", "logs", "--tail", str(LOG_LINES), self.name)
         return logs.stdout + logs.stderr
 
     def stop(self, limit_s: int) -> int:
-        _run("docker", "stop", "--time", str(limit_s), self.name)
-        return int(_run("docker", "inspect", "--format", "{{.State.ExitCode}}", self.name).stdout.strip() or -1)
+        output("docker", "stop", "--time", str(limit_s), self.name)
+        return int(output("docker", "inspect", "--format", "{{.State.ExitCode}}", self.name).stdout.strip() or -1)
 
     def copy_out(self, source: str, to: Path) -> None:
-        copied = _run("docker", "cp", f"{self.name}:{source}", str(to))
+        copied = output("docker", "cp", f"{self.name}:{source}", str(to))
         if copied.returncode != 0:
             raise CheckFailed(f"docker cp: {copied.stderr.strip()}")
 
     def remove(self) -> None:
-        _run("docker", "rm", "--force", "--volumes", self.name)
+        output("docker", "rm", "--force", "--volumes", self.name)
 
 
 class Process:
@@ -145,15 +135,13 @@ class Process:
             self.remove()
             return 128 + signal.SIGKILL
 
-    def copy_out(self, source: str, to: Path) -> None:
-        raise CheckFailed("a process has no caches of its own to copy")
-
     def remove(self) -> None:
         """Nothing of the group that was started stays behind, the engine's own process included."""
         if self._process is not None:
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             self._process.wait()
         shutil.rmtree(self._log.parent, ignore_errors=True)
+
+
+Target = Container | Process

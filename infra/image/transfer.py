@@ -8,7 +8,6 @@ import json
 import os
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import IO, Any
@@ -28,10 +27,6 @@ class BakeError(Exception):
 
 class _Again(Exception):
     """A failure that another attempt may cure."""
-
-
-def quote(path: str) -> str:
-    return urllib.parse.quote(path)
 
 
 def size_text(count: float) -> str:
@@ -133,7 +128,7 @@ def _open(url: str, have: int) -> http.client.HTTPResponse:
         ) from error
     if response.status == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
         response.close()
-        raise _Again("the server resumed at another place than asked")
+        raise _Again("the server resumed at another place than wanted")
     return response
 
 

@@ -1,4 +1,4 @@
-"""Flags against flags on this machine: every variant is started, asked, timed, taken down; one table, one file.
+"""Flags against flags on this machine: every variant is started, measured, taken down; one table, one file.
 
 What speed a card gives is a question that only the card answers. Each variant is the service as shipped with some
 flags changed; the shipped one is measured first and last, so that the table shows how far two equal runs lie apart.
@@ -26,7 +26,7 @@ import requests
 from infra import ROOT
 from infra.commands import acceptance
 from infra.commands.replay import WORDS
-from infra.commands.smoke import failed
+from infra.commands.smoke import Deployment
 from infra.errors import CheckFailed, InfraError
 from infra.image.target import Target
 
@@ -41,7 +41,9 @@ REQUESTS = (1, 2, 4, 8, 16)
 WIN, LOSS = 1.05, 0.95
 #: Of plain questions answered right as shipped, what a variant must still get right.
 RIGHT_SHARE = 0.98
-#: The end of a log, as far as it says why: the last line of a traceback.
+#: Between two looks whether a variant is ready, seconds.
+POLL_S = 0.2
+#: Why a log ends: the last line of a traceback.
 _ERROR = re.compile(r"^(?:.*\s)?(\w*(?:Error|Exception)\b.*|error: .*)$", re.M)
 
 Start = Callable[[Mapping[str, str], Mapping[str, str]], tuple[Target, str]]
@@ -61,7 +63,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Effort:
-    """What each variant is asked: repeats of a TTFT, rag questions a slot, tokens of an answer, prompts compared."""
+    """What each variant gets: repeats of a TTFT, rag questions a slot, tokens of an answer, prompts compared."""
 
     repeats: int = 3
     questions: int = 4
@@ -154,39 +156,30 @@ def questions() -> list[dict[str, Any]]:
     ]
 
 
-class Asked:
-    """A running service that is asked and timed."""
+class Measurement:
+    """What is measured of a running service. Raises CheckFailed with the service's own words."""
 
     def __init__(self, url: str, effort: Effort) -> None:
-        self.url, self.effort = url, effort
+        self.deployment, self.effort = Deployment(url, read_timeout_s=acceptance.REQUEST_LIMIT_S), effort
         # A tokenizer that knows only bytes, as the GPU kit's, makes several tokens of a word.
-        words = self._post("/tokenize", {"prompt": " ".join(WORDS), "add_special_tokens": False})
+        words, _ = self.deployment.call("/tokenize", {"prompt": " ".join(WORDS), "add_special_tokens": False})
         self._a_word = words["count"] / len(WORDS)
-
-    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Raises CheckFailed with what the service says."""
-        reply = requests.post(self.url + path, json=body, timeout=acceptance.REQUEST_LIMIT_S)
-        if reply.status_code != 200:
-            raise CheckFailed(failed(reply))
-        answer: dict[str, Any] = reply.json()
-        return answer
 
     def ttft_ms(self, length: int) -> float:
         """The time of an answer of one token to a prompt of about so many tokens, which no cache knows."""
         took = []
         for repeat in range(self.effort.repeats):
             words = random.Random(f"{length} {repeat}").choices(WORDS, k=round(length / self._a_word))
-            began = time.monotonic()
-            self._post("/chat", {"messages": [{"role": "user", "content": " ".join(words)}], "max_tokens": 1})
-            took.append(1000 * (time.monotonic() - began))
-        return statistics.median(took)
+            chat = {"messages": [{"role": "user", "content": " ".join(words)}], "max_tokens": 1}
+            took.append(self.deployment.call("/chat", chat)[1])
+        return 1000 * statistics.median(took)
 
     def tokens_per_s(self, level: int, bodies: list[dict[str, Any]]) -> float:
         """`level` at once, each followed by the next."""
 
         def tokens(body: dict[str, Any]) -> int:
             more = {"max_tokens": self.effort.tokens, "temperature": 0, "documents_policy": "drop_last"}
-            return int(self._post("/chat", body | more)["usage"]["completion_tokens"])
+            return int(self.deployment.call("/chat", body | more)[0]["usage"]["completion_tokens"])
 
         with ThreadPoolExecutor(level) as pool:
             began = time.monotonic()
@@ -204,47 +197,39 @@ class Asked:
             some, bodies = (bodies * 2)[:count], (bodies * 2)[count : count + len(bodies)]
             outcome.tokens_per_s[level] = self.tokens_per_s(level, some)
         prompts = acceptance.prompts()[: self.effort.prompts]
-        replies = acceptance.round_of(self.url, "", prompts, LEVELS[-1]) if prompts else []
+        replies = acceptance.round_of(self.deployment, prompts, LEVELS[-1]) if prompts else []
         outcome.answers = [reply.text for reply in replies]
         outcome.faults = sum(bool(reply.fault) for reply in replies)
-        known = zip(prompts, outcome.answers, strict=True)
-        outcome.right = sum(bool(one.expect) and one.expect.casefold() in said.casefold() for one, said in known)
+        outcome.right = acceptance.right(prompts, replies)
         pairs = list(zip(outcome.answers, (base or outcome).answers, strict=True))
         outcome.same = sum(mine == shipped for mine, shipped in pairs)
         outcome.same_beginning = sum(mine.split()[:8] == shipped.split()[:8] for mine, shipped in pairs)
 
 
 def measured(variant: Variant, start: Start, limit_s: int, effort: Effort, base: Outcome | None) -> Outcome:
-    """One variant started, asked and taken down. Whatever goes wrong is its fault, and never the run's end."""
+    """One variant started, measured and taken down. Whatever goes wrong is its fault, and never the run's end."""
     outcome = Outcome(variant.name)
     target, url = start(variant.flags, variant.environment)
+
+    def watch(pause_s: float) -> None:
+        time.sleep(min(pause_s, POLL_S))
+        if not target.running():
+            raise CheckFailed("it does not start")
+
     try:
         began = time.monotonic()
         target.start()
-        initialize(target, url, began + limit_s)
+        watch(0)
+        Deployment(url, read_timeout_s=5).health(limit_s, sleep=watch)
         outcome.start_s = time.monotonic() - began
-        Asked(url, effort).into(outcome, base)
+        Measurement(url, effort).into(outcome, base)
         target.stop(limit_s=30)
     except (InfraError, requests.RequestException) as error:
-        said = _ERROR.findall(target.log())
-        return Outcome(variant.name, f"{error}: {said[-1][:200]}" if said else str(error))
+        logged = _ERROR.findall(target.log())
+        return Outcome(variant.name, f"{error}: {logged[-1][:200]}" if logged else str(error))
     finally:
         target.remove()
     return outcome
-
-
-def initialize(target: Target, url: str, deadline: float) -> None:
-    """Wait until /health says that the engine answers. Raises CheckFailed when the target ends or the time is over."""
-    while time.monotonic() < deadline:
-        if not target.running():
-            raise CheckFailed("it does not start")
-        try:
-            if requests.get(f"{url}/health", timeout=5).status_code == 200:
-                return
-        except requests.RequestException:
-            pass
-        time.sleep(0.2)
-    raise CheckFailed("it did not become ready in time")
 
 
 def compare(

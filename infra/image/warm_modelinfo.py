@@ -49,7 +49,7 @@ def warm(architecture: str, folder: Path) -> str:
         return f"vLLM did not end within {LIMIT_S} s"
     if done.returncode != 0:
         logged = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        return f"vLLM ended with status {done.returncode}: {logged[-1] if logged else 'it said nothing'}"
+        return f"vLLM ended with status {done.returncode}: {logged[-1] if logged else 'no output'}"
     if not set(folder.glob("*.json")) - before:
         return f"vLLM reported no error but wrote nothing to {folder}"
     return ""

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from infra.doctor import roundtrip, service
-from infra.doctor.props import get
-from infra.doctor.rules import check
+from infra.doctor.rules import check, get
+from infra.errors import InfraError
 from infra.fc import quotas
 from infra.fc.client import LIVE
-from infra.fc.template import S_YAML, TemplateError
+from infra.fc.template import S_YAML
 
 TEXT = S_YAML.read_text(encoding="utf-8")
 TEMPLATES = re.findall(r"^  ([\w-]+):\n    cpu:", TEXT, re.MULTILINE)
@@ -93,7 +93,7 @@ def test_the_url_leads_to_the_qualifier_that_keeps_the_instance(render: Any) -> 
 
 @pytest.mark.parametrize("variable", ["DEPLOY_IMAGE", "DEPLOY_LOG_PROJECT"])
 def test_a_missing_variable_is_named(render: Any, variable: str) -> None:
-    with pytest.raises(TemplateError, match=f"export {variable}="):
+    with pytest.raises(InfraError, match=f"export {variable}="):
         render(**{variable: None})
 
 

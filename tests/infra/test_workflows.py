@@ -85,14 +85,14 @@ def test_a_checkout_keeps_no_token(file: Path) -> None:
 def test_every_make_target_exists(file: Path) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = {name for line in re.findall(r"^([\w .-]+):(?!=)", makefile, re.MULTILINE) for name in line.split()}
-    asked = {
+    called = {
         name
         for step in steps(file)
         for call in re.findall(r"^make (.+)$", step.get("run", ""), re.M)
         for name in call.split("ARGS=")[0].split()
         if "=" not in name
     }
-    assert asked and asked <= targets
+    assert called and called <= targets
 
 
 def runs(job: dict[str, Any]) -> list[str]:
@@ -107,8 +107,8 @@ def test_only_jobs_that_a_reviewer_approves_can_become_a_ram_role(jobs: dict[str
 
 def test_the_token_is_asked_for_the_audience_the_role_trusts(jobs: dict[str, Any]) -> None:
     trust = (ROOT / "infra" / "ram" / "ci-trust.json").read_text(encoding="utf-8")
-    asked = [step["with"] for step in steps(DEPLOY) if "configure-aliyun-credentials" in step.get("uses", "")]
-    assert len(asked) == 2 and all(f'"{given["audience"]}"' in trust for given in asked)
+    inputs = [step["with"] for step in steps(DEPLOY) if "configure-aliyun-credentials" in step.get("uses", "")]
+    assert len(inputs) == 2 and all(f'"{given["audience"]}"' in trust for given in inputs)
     assert all(f"environment:{jobs[name]['environment']}" in trust for name in ("deploy", "release"))
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from infra.__main__ import main
 from infra.commands import acceptance
+from infra.commands.smoke import Deployment
 
 Answer = Callable[[str, int], str]  # prompt, how many are under way -> JSON
 
@@ -20,7 +21,7 @@ class Model(ThreadingHTTPServer):
     answer: Answer
     busy = 0
     most = 0
-    asked: list[str]
+    prompts: list[str]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -35,7 +36,7 @@ class Handler(BaseHTTPRequestHandler):
         with lock:
             self.server.busy += 1
             self.server.most = max(self.server.most, self.server.busy)
-            self.server.asked.append(prompt)
+            self.server.prompts.append(prompt)
             raw = self.server.answer(prompt, self.server.busy).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(raw)))
@@ -61,7 +62,7 @@ def sound(prompt: str, busy: int) -> str:
 @pytest.fixture
 def model() -> Iterator[Model]:
     server = Model(("127.0.0.1", 0), Handler)
-    server.answer, server.asked = sound, []
+    server.answer, server.prompts = sound, []
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     yield server
@@ -78,10 +79,10 @@ def test_it_asks_200_prompts_short_and_long_at_one_four_and_ten_at_once(
     model: Model, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(model) == 0
-    assert len(model.asked) == 3 * 200
+    assert len(model.prompts) == 3 * 200
     assert model.most <= 10
-    assert sum(len(prompt) < 40 for prompt in model.asked[:200]) >= 50
-    assert max(len(prompt) for prompt in model.asked) > 4000
+    assert sum(len(prompt) < 40 for prompt in model.prompts[:200]) >= 50
+    assert max(len(prompt) for prompt in model.prompts) > 4000
     assert acceptance.AT_ONCE == (1, 4, 10)
     assert "accepted: 600 answers" in capsys.readouterr().out
 
@@ -101,7 +102,7 @@ def test_it_asks_200_prompts_short_and_long_at_one_four_and_ten_at_once(
 )
 def test_what_an_overflow_looks_like_is_a_fault(answer: str, fault: str, model: Model) -> None:
     model.answer = lambda prompt, busy: answer
-    reply = acceptance.ask(f"http://127.0.0.1:{model.server_port}", "", acceptance.Prompt("Hi"))
+    reply = acceptance.ask(Deployment(f"http://127.0.0.1:{model.server_port}"), acceptance.Prompt("Hi"))
     assert fault in reply.fault
 
 
@@ -116,9 +117,9 @@ def test_wrong_knowledge_fails_even_when_it_reads_well_and_the_escapes_are_named
 ) -> None:
     model.answer = lambda prompt, busy: completion("A sentence about it.")
     assert run(model) == 1
-    said = capsys.readouterr().err
-    assert "plain questions right" in said
-    places = [said.index(word) for word in ("VLLM_MARLIN_INPUT_DTYPE=int8", "--linear-backend exllama", "LMDeploy")]
+    err = capsys.readouterr().err
+    assert "plain questions right" in err
+    places = [err.index(word) for word in ("VLLM_MARLIN_INPUT_DTYPE=int8", "--linear-backend exllama", "LMDeploy")]
     assert places == sorted(places)
 
 
@@ -127,4 +128,5 @@ def test_lines_that_markdown_draws_are_no_fault() -> None:
 
 
 def test_a_service_that_is_not_there_is_a_fault_and_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    assert acceptance.ask("http://127.0.0.1:1", "", acceptance.Prompt("Hi")).fault.startswith("no chat completion")
+    reply = acceptance.ask(Deployment("http://127.0.0.1:1"), acceptance.Prompt("Hi"))
+    assert reply.fault.startswith("no chat completion")

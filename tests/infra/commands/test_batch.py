@@ -54,8 +54,8 @@ class Faults:
                 if kind == "reset":
                     self.close_connection = True
                 elif kind.isdigit():
-                    told = json.dumps({"error": {"message": "on purpose"}}).encode()
-                    self.reply(int(kind), told, {"retry-after": retry_after} if kind in ("429", "503") else {})
+                    body = json.dumps({"error": {"message": "on purpose"}}).encode()
+                    self.reply(int(kind), body, {"retry-after": retry_after} if kind in ("429", "503") else {})
                 else:
                     headers = {"content-type": "application/json"}
                     reply = requests.post(behind + self.path, data=body, headers=headers, timeout=60)
@@ -115,7 +115,7 @@ def faults(service: Service) -> Iterator[Faults]:
     one.close()
 
 
-def asked(at: int, **script: Any) -> dict[str, Any]:
+def request(at: int, **script: Any) -> dict[str, Any]:
     body = {"messages": [{"role": "user", "content": f"number {at}"}], "max_tokens": 8}
     body["script"] = {"text": f"this is {at}", **script}
     return {"custom_id": f"line-{at}", "method": "POST", "url": "/v1/chat/completions", "body": body}
@@ -144,16 +144,16 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
 def test_every_line_has_its_answer_and_the_last_line_says_what_it_took(
     service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source, target = written(tmp_path / "in", [asked(at, first_s=0.05) for at in range(20)]), tmp_path / "out"
+    source, target = written(tmp_path / "in", [request(at, first_s=0.05) for at in range(20)]), tmp_path / "out"
     assert main(["batch", str(source), str(target), "--url", service.url]) == 0
     found = read(target)
     assert set(found) == {f"line-{at}" for at in range(20)}
     assert all(answer["id"].startswith("batch_req_") and answer["error"] is None for answer in found.values())
     assert all(answer["response"]["request_id"] for answer in found.values())
     out = capsys.readouterr().out
-    said = " ".join(out.split())
-    assert "20 of 20 answered, 0 of them refused; 40 prompt and 60 completion tokens; this run: 20 in" in said
-    assert "s of the card, 0.00" in said and "CNY at list price" in said and "0 s left" in said
+    text = " ".join(out.split())
+    assert "20 of 20 answered, 0 of them refused; 40 prompt and 60 completion tokens; this run: 20 in" in text
+    assert "s of the card, 0.00" in text and "CNY at list price" in text and "0 s left" in text
     assert main(["batch", str(source), str(target), "--url", service.url]) == 0
     assert "nothing was left to do" in capsys.readouterr().out and read(target) == found
 
@@ -161,11 +161,11 @@ def test_every_line_has_its_answer_and_the_last_line_says_what_it_took(
 def test_what_is_refused_for_good_stands_there_with_its_status(
     service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wrong, lost = asked(1), asked(2)
+    wrong, lost = request(1), request(2)
     wrong["body"]["max_tokens"], lost["url"] = 0, "/nowhere"
     generate = {"custom_id": "g", "method": "POST", "url": "/generate", "body": {"prompt": "a b", "max_tokens": 2}}
     target = tmp_path / "out"
-    source = written(tmp_path / "in", [wrong, lost, asked(3), generate])
+    source = written(tmp_path / "in", [wrong, lost, request(3), generate])
     assert main(["batch", str(source), str(target), "--url", service.url]) == 1
     found = read(target)
     assert {name: found[name]["response"]["status_code"] for name in ("line-1", "line-2", "line-3")} == {
@@ -190,7 +190,7 @@ def test_killed_at_random_points_among_faults_it_finishes_with_each_line_once(
     service: Service, faults: Faults, tmp_path: Path
 ) -> None:
     chance = random.Random(7)
-    source, target = written(tmp_path / "in", [asked(at, first_s=0.01) for at in range(LINES)]), tmp_path / "out"
+    source, target = written(tmp_path / "in", [request(at, first_s=0.01) for at in range(LINES)]), tmp_path / "out"
     kills, half = 0, 0
     for _ in range(5):
         process = start(source, target, faults.url)
@@ -208,11 +208,11 @@ def test_killed_at_random_points_among_faults_it_finishes_with_each_line_once(
                 half += 1
     assert kills >= 2 and half
     process = start(source, target, faults.url)
-    _, told = process.communicate()
+    _, err = process.communicate()
     found = read(target)
     assert set(found) == {f"line-{at}" for at in range(LINES)}
     wrong = [answer for answer in found.values() if answer["error"] or answer["response"]["status_code"] != 200]
-    assert process.returncode == 0 and not wrong, told
+    assert process.returncode == 0 and not wrong, err
     assert {kind for kind in KINDS if faults.done[kind]} == set(KINDS)
 
 
@@ -234,7 +234,7 @@ def test_a_request_that_breaks_every_connection_ends_as_an_error_and_the_others_
             usual(self)
 
     handler.do_POST = do_post  # type: ignore[attr-defined]
-    lines = [asked(at, first_s=0.1) for at in range(number)]
+    lines = [request(at, first_s=0.1) for at in range(number)]
     lines[broken]["url"] = "/v1/poison"
     target = tmp_path / "out"
     try:
@@ -249,7 +249,7 @@ def test_a_request_that_breaks_every_connection_ends_as_an_error_and_the_others_
 def test_it_waits_as_long_as_it_is_told_and_gives_up_when_nobody_answers(
     service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source, target = written(tmp_path / "in", [asked(1)]), tmp_path / "out"
+    source, target = written(tmp_path / "in", [request(1)]), tmp_path / "out"
     full = Faults(service.url, share=1.0, retry_after="1")
     full._server.RequestHandlerClass.do_POST = lambda self: (  # type: ignore[attr-defined]
         self.rfile.read(int(self.headers["content-length"])),
@@ -259,7 +259,7 @@ def test_it_waits_as_long_as_it_is_told_and_gives_up_when_nobody_answers(
     try:
         began = time.monotonic()
         assert main(["batch", str(source), str(target), "--url", full.url, "--patience", "2.5"]) == 4
-        assert full.done["429"] <= 4 and time.monotonic() - began >= 2, "it comes back when it was told to"
+        assert full.done["429"] <= 4 and time.monotonic() - began >= 2, "it comes back when it may"
     finally:
         full.close()
     assert "the same command goes on" in capsys.readouterr().err
@@ -268,41 +268,41 @@ def test_it_waits_as_long_as_it_is_told_and_gives_up_when_nobody_answers(
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "text"),
     [
         ([], "has no request in it"),
         (["{"], "line 1:"),
-        ([asked(1), asked(1)], "line 2: custom_id 'line-1' stands there twice"),
-        ([{**asked(1), "custom_id": 7}], "custom_id must be a text"),
-        ([{**asked(1), "url": "http://elsewhere/"}], "a path of the service"),
-        ([{**asked(1), "url": "//elsewhere/"}], "a path of the service"),
-        ([{**asked(1), "method": "GET"}], 'method must be "POST"'),
-        ([{**asked(1), "body": {"stream": True}}], "body.stream"),
-        ([{**asked(1), "body": []}], "not an object with"),
+        ([request(1), request(1)], "line 2: custom_id 'line-1' stands there twice"),
+        ([{**request(1), "custom_id": 7}], "custom_id must be a text"),
+        ([{**request(1), "url": "http://elsewhere/"}], "a path of the service"),
+        ([{**request(1), "url": "//elsewhere/"}], "a path of the service"),
+        ([{**request(1), "method": "GET"}], 'method must be "POST"'),
+        ([{**request(1), "body": {"stream": True}}], "body.stream"),
+        ([{**request(1), "body": []}], "not an object with"),
     ],
 )
 def test_a_wrong_file_is_told_before_anything_is_sent(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], lines: list[Any], said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lines: list[Any], text: str
 ) -> None:
     target = tmp_path / "out"
     assert main(["batch", str(written(tmp_path / "in", lines)), str(target), "--url", "http://127.0.0.1:1"]) == 2
-    assert said in capsys.readouterr().err and not target.exists()
+    assert text in capsys.readouterr().err and not target.exists()
 
 
 def test_another_batchs_answers_and_a_second_writer_are_refused(
     service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source, target = written(tmp_path / "in", [asked(1)]), tmp_path / "out"
+    source, target = written(tmp_path / "in", [request(1)]), tmp_path / "out"
     words = ["batch", str(source), str(target), "--url", service.url]
     target.write_text("something of mine\n")
     assert main(words) == 2 and "name another OUT" in capsys.readouterr().err
     assert target.read_text() == "something of mine\n"
     target.unlink()
     assert main(words) == 0
-    other = written(tmp_path / "other", [asked(2)])
+    other = written(tmp_path / "other", [request(2)])
     assert main(["batch", str(other), str(target), "--url", service.url]) == 2
     assert "belongs to another batch" in capsys.readouterr().err
-    with batch.Answers(target, {"line-1"}):
+    with batch.opened(target, {"line-1"}):
         assert main(words) == 2 and "another batch" in capsys.readouterr().err
 
 
@@ -311,7 +311,7 @@ def test_a_key_that_is_not_taken_ends_it_at_once(tmp_path: Path, capsys: pytest.
     try:
         closed.wait_ready()
         target = tmp_path / "out"
-        assert main(["batch", str(written(tmp_path / "in", [asked(1)])), str(target), "--url", closed.url]) == 2
+        assert main(["batch", str(written(tmp_path / "in", [request(1)])), str(target), "--url", closed.url]) == 2
         assert "CHATBOT_API_KEY" in capsys.readouterr().err and not target.read_text()
     finally:
         closed.close()
@@ -337,7 +337,7 @@ def test_interactive_callers_do_not_notice(service: Service, tmp_path: Path) -> 
 
     A caller's time is the script's and its wait for a slot, as the service tells it. The rest is the machine's.
     """
-    source = written(tmp_path / "in", [asked(at, token_s=0.1) for at in range(3000)])
+    source = written(tmp_path / "in", [request(at, token_s=0.1) for at in range(3000)])
     target = tmp_path / "out"
     words = [sys.executable, "-m", "infra", "batch", str(source), str(target), "--url", service.url]
     process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

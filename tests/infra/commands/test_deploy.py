@@ -29,37 +29,37 @@ def good() -> Iterator[ServiceDouble]:
 
 @pytest.fixture
 def s(connected: FakeFC, good: ServiceDouble, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What fc3 does of s.yaml, in its order, on the fake account; `qualifier` is s.yaml's, `runs` what it was told."""
+    """What fc3 does of s.yaml, in its order, on the fake account; `qualifier` is s.yaml's, `runs` its command lines."""
     state, control = connected.state, Control(connected.state)
     del state.functions[NAME]
-    told: dict[str, Any] = {"qualifier": "live", "runs": [], "image": "v1", "update": "Successful"}
+    component: dict[str, Any] = {"qualifier": "live", "runs": [], "image": "v1", "update": "Successful"}
 
     def run(words: Sequence[str], env: Mapping[str, str]) -> int:
-        told["runs"].append(" ".join(words))
+        component["runs"].append(" ".join(words))
         function = deployed()
-        function.custom_container_config.image, function.last_update_status = told["image"], told["update"]
+        function.custom_container_config.image, function.last_update_status = component["image"], component["update"]
         state.functions[NAME] = function
         state.service = good.url
         if "--function" in words:
             return 0
         try:
-            control.resolve(NAME, told["qualifier"])
+            control.resolve(NAME, component["qualifier"])
         except Refusal:
             return 101  # a trigger cannot name an alias that is not there
         state.triggers[NAME] = [
             models.Trigger(
                 trigger_name="http",
                 trigger_type="http",
-                qualifier=told["qualifier"],
+                qualifier=component["qualifier"],
                 trigger_config='{"authType": "anonymous"}',
                 http_trigger=models.HTTPTrigger(url_internet=good.url),
             )
         ]
-        state.provisions[NAME, told["qualifier"]] = models.ProvisionConfig().from_map({**ONE, "target": 1})
+        state.provisions[NAME, component["qualifier"]] = models.ProvisionConfig().from_map({**ONE, "target": 1})
         return 0
 
     monkeypatch.setattr(serverless_devs, "run", run)
-    return told
+    return component
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def test_no_key_or_a_bad_one_is_wrong_usage(
 @pytest.mark.timeout(60)
 def test_a_prompt_shows_nothing_of_what_is_typed() -> None:
     here, there = pty.openpty()
-    asked = subprocess.Popen(
+    prompt = subprocess.Popen(
         [sys.executable, "-m", "infra", "digest"],
         cwd=ROOT,
         stdin=there,
@@ -53,7 +53,7 @@ def test_a_prompt_shows_nothing_of_what_is_typed() -> None:
             shown += os.read(here, 1024)
         os.write(here, key.encode() + b"\n")
         shown += os.read(here, 1)
-    out, _ = asked.communicate(timeout=20)
+    out, _ = prompt.communicate(timeout=20)
     os.close(here)
     assert out.decode() == DIGESTS + "\n"
     assert ONE.encode() not in shown and TWO.encode() not in shown

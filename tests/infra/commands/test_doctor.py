@@ -56,8 +56,8 @@ def test_keys_are_judged_as_a_deployment_would_send_them(
     assert main(["doctor"]) == 0
     assert "0 warning(s)" in capsys.readouterr().out, "the function would have keys"
     assert main(["doctor", "--hook"]) == 1, "an `s` started by hand would deploy an open function"
-    said = capsys.readouterr().out
-    assert "error: CHATBOT_API_KEYS is set, and this `s` would deploy without it" in said and PLAIN not in said
+    out = capsys.readouterr().out
+    assert "error: CHATBOT_API_KEYS is set, and this `s` would deploy without it" in out and PLAIN not in out
 
 
 def test_the_name_of_a_resource_is_no_picture(capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,7 +44,7 @@ def test_a_certificate_is_renewed_and_the_routes_of_others_stay(connected: FakeF
         domain_name=DOMAIN, protocol="HTTP,HTTPS", route_config=models.RouteConfig(routes=[other])
     )
     assert main(["domain", DOMAIN]) == 0
-    assert connected.state.domains[DOMAIN].protocol == "HTTP,HTTPS", "nothing was said about the protocol"
+    assert connected.state.domains[DOMAIN].protocol == "HTTP,HTTPS", "no certificate, no new protocol"
     assert main(["domain", DOMAIN, *certificate]) == 0
     assert routes(connected) == [("/shop/*", "shop", "LATEST"), ("/*", NAME, "live")]
     assert connected.state.writes() == ["UpdateCustomDomain"] * 2

@@ -1,4 +1,4 @@
-"""plan: finds the configuration that is known to be the cheapest, says it so that s.yaml takes it, marks a forecast."""
+"""plan: finds the configuration known to be the cheapest, prints it so that s.yaml takes it, marks a forecast."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def office(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for minute in range(5, 1440, 10):
         came = [MIDNIGHT_S + 60 * minute + 0.02 * at for at in range(20 if minute // 60 in BUSY else 1)]
         for instance, some in (("c-1", came[:10]), ("c-2", came[10:])):
-            asked = [Asked(at, 300 + 40 * n, 80 + 10 * n, instance) for n, at in enumerate(some)]
-            lines += [one.line() for one in play(asked, T4)]
+            arrivals = [Asked(at, 300 + 40 * n, 80 + 10 * n, instance) for n, at in enumerate(some)]
+            lines += [one.line() for one in play(arrivals, T4)]
     log = tmp_path_factory.mktemp("office") / "log"
     log.write_text("".join(f"{one}\n" for one in lines))
     return log
 
 
-def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     assert main(["plan", *words]) == 0
     return capsys.readouterr().out
 
@@ -64,7 +64,7 @@ def exported(out: str) -> dict[str, str]:
 def test_the_known_optimum_is_found_and_the_doctor_takes_it(
     office: Path, capsys: pytest.CaptureFixture[str], render: Any
 ) -> None:
-    out = said(capsys, str(office), "--p95", "15", "--refused", "0.1%")
+    out = printed(capsys, str(office), "--p95", "15", "--refused", "0.1%")
     env = exported(out)
     up, down = json.loads(env["DEPLOY_SCHEDULES"])
     assert (up["target"], up["scheduleExpression"]) == (2, "cron(0 57 8 * * *)"), "90 s of start"
@@ -77,7 +77,7 @@ def test_the_known_optimum_is_found_and_the_doctor_takes_it(
 
 def test_nothing_that_is_cheaper_meets_the_target(office: Path) -> None:
     """Played through with the known times: all pairs of minima up to 2, in spans that begin and end near BUSY ones."""
-    columns = request_log.ask([str(office)], plan.QUERY, fetch=lambda answer: answer.fetchnumpy())
+    columns = request_log.query([str(office)], plan.QUERY, fetch=lambda answer: answer.fetchnumpy())
     midnight = np.floor(columns["came_s"][0] / 3600) * 3600
     load = {name: columns[name] - (midnight if name == "came_s" else 0) for name in ("came_s", "prompt", "answer")}
     known = plan.Plan(plan.Load(load, 0, "Asia/Shanghai"), T4, SIZE, 10, 10, "CNY")
@@ -148,19 +148,19 @@ def test_working_days_are_planned_apart_where_the_log_has_weekends() -> None:
 def test_the_schedules_of_s_yaml_are_what_is_simulated_without_a_target(
     office: Path, capsys: pytest.CaptureFixture[str], props: dict[str, Any]
 ) -> None:
-    one = said(capsys, str(office))
+    one = printed(capsys, str(office))
     assert re.search(r"^ +10 .* 3 +", one, re.M) is None and "40 started by requests" not in one
     rules = [plan.action("up", 537, 2, False, "Asia/Shanghai"), plan.action("down", 1020, 1, False, "Asia/Shanghai")]
     props["provisionConfig"]["scheduledActions"] = rules
-    two = said(capsys, str(office))
+    two = printed(capsys, str(office))
     assert " 0 started by requests" in two and " 0 started by requests" not in one
-    assert " 0 started by requests" not in said(capsys, str(office), "--min", "1"), "--min leaves schedules aside"
+    assert " 0 started by requests" not in printed(capsys, str(office), "--min", "1"), "--min leaves schedules aside"
 
 
 def test_three_times_the_load_needs_more(office: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = ("--p95", "15", "--refused", "0.1%", "--currency", "USD")
     paid = [
-        float(re.findall(r"([\d,]+) USD a month", said(capsys, str(office), *target, *more))[0].replace(",", ""))
+        float(re.findall(r"([\d,]+) USD a month", printed(capsys, str(office), *target, *more))[0].replace(",", ""))
         for more in ((), ("--times", "3"))
     ]
     assert paid[1] > 1.2 * paid[0]
@@ -168,7 +168,7 @@ def test_three_times_the_load_needs_more(office: Path, capsys: pytest.CaptureFix
 
 def test_a_forecast_is_marked_wherever_it_prints(office: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (("--rps", "0.2"), ("--rps", "0.2", "--p95", "30"), (str(office), "--p95", "60")):
-        out = said(capsys, "--assume", "t4", *words)
+        out = printed(capsys, "--assume", "t4", *words)
         # Times; a day and what is below it; and for a target what was compared and what is to be set.
         assert out.count("FORECAST") == (5 if "--p95" in words else 3), out
     assert "FORECAST" in ASSUMED["t4"].source
@@ -197,7 +197,7 @@ def test_a_log_without_a_start_asks_for_one(office: Path, tmp_path: Path, capsys
     log.write_text("".join(one + "\n" for one in office.read_text().splitlines()[1:]))
     assert main(["plan", str(log)]) == 2
     assert "--cold-start" in capsys.readouterr().err
-    assert "cold start" in said(capsys, str(log), "--cold-start", "100")
+    assert "cold start" in printed(capsys, str(log), "--cold-start", "100")
 
 
 def test_shares_are_written_as_percent_or_not(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 from alibabacloud_fc20230330 import models  # type: ignore[import-untyped]
@@ -17,6 +18,7 @@ from infra import ROOT
 from infra.__main__ import main
 from infra.commands.release import Release
 from infra.commands.smoke import over_invoke
+from infra.commands.wait_ready import wait_ready
 from infra.errors import CheckFailed, TimedOut
 from infra.fc.client import FunctionCompute
 from service_double import ServiceDouble
@@ -49,7 +51,7 @@ def release(fc: FunctionCompute) -> Release:
         if wrong:
             raise CheckFailed(wrong[0])
 
-    return Release(fc, NAME, "live", smoke, sleep=lambda seconds: None)
+    return Release(fc, NAME, "live", smoke, partial(wait_ready, fc, NAME, sleep=lambda seconds: None))
 
 
 @pytest.fixture
@@ -121,8 +123,8 @@ def test_a_bad_version_never_gets_traffic(release: Release, running: FakeFC, bad
 def fail_on(release: Release, qualifier: str) -> Callable[[str], None]:
     """A smoke that passes everywhere but on one qualifier."""
 
-    def smoke(asked: str) -> None:
-        if asked == qualifier:
+    def smoke(tried: str) -> None:
+        if tried == qualifier:
             raise CheckFailed("trigger answers 502")
 
     return smoke
@@ -155,7 +157,7 @@ def test_min_instances_given_to_an_old_alias_are_taken_back_on_failure(release: 
 
 def test_a_candidate_that_never_stands_ends_the_release(release: Release, running: FakeFC) -> None:
     running.state.ready_after = 10_000
-    release.timeout_s = 0
+    release.wait = partial(wait_ready, release.fc, NAME, timeout_s=0)
     with pytest.raises(TimedOut, match="live-next is not ready"):
         release.run()
     assert points_to(running) == "1" and no_candidate_is_left(running)

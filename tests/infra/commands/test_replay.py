@@ -16,8 +16,6 @@ from launcher import Service
 from log_lines import line
 from service_double import ServiceDouble
 
-MORE = {"stream": "BOOLEAN", "prompt_blocks": "VARCHAR"}
-
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
@@ -75,16 +73,16 @@ def test_prompts_of_one_request_alone_differ(service: Service) -> None:
 def test_what_fails_is_told_as_what_it_was(service: Service, tmp_path: Path) -> None:
     client = replay.Client(smoke.Deployment(service.url))
     row = {"prompt": 9000, "completion": 10, "stream": True, "route": "/chat", "blocks": None}
-    text, _ = client.ask(row, 1, time.monotonic())
+    text, _ = client.send(row, 1, time.monotonic())
     assert json.loads(text.split(" ", 1)[1])["outcome"] == "context_length_exceeded"
     log = tmp_path / "log"
     log.write_text(text + "\n")
-    (found,) = request_log.ask([str(log)], "SELECT outcome FROM entries", more=MORE)
+    (found,) = request_log.query([str(log)], "SELECT outcome FROM entries")
     assert found["outcome"] == "context_length_exceeded"
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "said"),
+    ("words", "status", "text"),
     [
         (["LOG", "http://127.0.0.1:1", "--speed", "0"], 2, "--speed must be above 0"),
         (["LOG", "http://127.0.0.1:1", "--until", "2000-01-01"], 2, "there is nothing to send"),
@@ -92,12 +90,12 @@ def test_what_fails_is_told_as_what_it_was(service: Service, tmp_path: Path) -> 
     ],
 )
 def test_wrong_words_are_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], status: int, said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], status: int, text: str
 ) -> None:
     log = tmp_path / "log"
     log.write_text(line() + "\n")
     assert main(["replay", *(word.replace("LOG", str(log)) for word in words)]) == status
-    assert said in capsys.readouterr().err
+    assert text in capsys.readouterr().err
 
 
 def test_a_service_whose_tokens_are_other_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

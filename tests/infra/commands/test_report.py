@@ -96,8 +96,8 @@ def test_the_bill_is_prices_arithmetic_and_its_shares_add_up_to_it(tmp_path: Pat
         assert sum(shares) == pytest.approx(used)
     keys = {row["who"]: found.cost(row) for row in found.rows[report.KEY]}
     assert keys["abc"] == pytest.approx(keys[""]) or len(keys) == 2
-    said = "".join(f"{row}" for row in report.shares(found, report.KEY, "who", "").columns[6].cells)
-    assert f"{found.paid - used:,.2f}" in said
+    cells = "".join(f"{row}" for row in report.shares(found, report.KEY, "who", "").columns[6].cells)
+    assert f"{found.paid - used:,.2f}" in cells
 
 
 @pytest.mark.parametrize("form", ["plain", "gzip", "sls", "compose", "stdin"])
@@ -116,13 +116,13 @@ def test_a_log_is_read_in_the_forms_it_comes_in(tmp_path: Path, form: str) -> No
     else:
         path.write_text(text)
     if form == "stdin":
-        code = "from infra.commands import request_log as r; print(r.ask(['-'], 'SELECT count(msg) AS n FROM entries'))"
-        asked = [sys.executable, "-c", code]
+        code = "from infra.commands.request_log import query; print(query(['-'], 'SELECT count(msg) n FROM entries'))"
+        command = [sys.executable, "-c", code]
         with path.open() as given:
-            done = subprocess.run(asked, stdin=given, capture_output=True, text=True, cwd=ROOT, check=True)
+            done = subprocess.run(command, stdin=given, capture_output=True, text=True, cwd=ROOT, check=True)
         assert done.stdout.strip() == "[{'n': 3}]"
         return
-    assert request_log.ask([str(path)], "SELECT count(msg) AS n FROM entries") == [{"n": 3}]
+    assert request_log.query([str(path)], "SELECT count(msg) AS n FROM entries") == [{"n": 3}]
 
 
 def test_a_span_can_be_chosen(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_span_can_be_chosen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "said"),
+    ("words", "status", "text"),
     [
         (["/nowhere/log"], 2, "there is no /nowhere/log"),
         (["LOG", "--since", "yesterday"], 2, "write a day or a time"),
@@ -141,12 +141,12 @@ def test_a_span_can_be_chosen(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_words_are_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], status: int, said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], status: int, text: str
 ) -> None:
     log = tmp_path / "log"
     log.write_text(line() + "\n")
     assert main(["report", *(word.replace("LOG", str(log)) for word in words)]) == status
-    assert said in capsys.readouterr().err
+    assert text in capsys.readouterr().err
 
 
 def test_the_page_is_printed_and_written_with_its_plots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,15 @@ from typing import Any
 import pytest
 
 from infra import ROOT
-from infra.doctor.permissions import CONDITION_KEYS, DEPLOYER, PLACEHOLDERS
-from infra.doctor.policies import RAM_DIR, check_deployer, check_policy, check_ram
+from infra.doctor.policies import (
+    CONDITION_KEYS,
+    DEPLOYER,
+    PLACEHOLDERS,
+    RAM_DIR,
+    check_deployer,
+    check_policy,
+    check_ram,
+)
 
 POLICIES = sorted(RAM_DIR.glob("*.json"))
 FC = (ROOT / "infra" / "fc" / "client.py").read_text(encoding="utf-8")

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from infra.doctor import service
-from infra.doctor.props import get
-from infra.doctor.rules import check
+from infra.doctor.rules import check, get
 from infra.fc import quotas
 
 Props = dict[str, Any]

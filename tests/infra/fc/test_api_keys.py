@@ -64,14 +64,14 @@ def test_a_key_that_the_function_would_know_passes(good: dict[str, str]) -> None
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"),
+    ("bad", "message"),
     [
         ({keys.KEYS: keys.digest(ONE)}, "export CHATBOT_API_KEY="),
         ({keys.KEYS: ONE, keys.OWN: TWO}, "none of the keys"),
         ({keys.DIGESTS: keys.digest(ONE), keys.OWN: TWO}, "none of the keys"),
     ],
 )
-def test_a_smoke_test_that_would_be_turned_away_is_refused_first(bad: dict[str, str], said: str) -> None:
-    with pytest.raises(WrongUsage, match=said) as refused:
+def test_a_smoke_test_that_would_be_turned_away_is_refused_first(bad: dict[str, str], message: str) -> None:
+    with pytest.raises(WrongUsage, match=message) as refused:
         keys.check_own(bad)
     assert ONE not in str(refused.value) and TWO not in str(refused.value)

@@ -44,19 +44,19 @@ def test_long_prompts_are_read_in_pieces() -> None:
 
 
 def test_it_does_as_an_engine_that_is_played_step_by_step() -> None:
-    chance, now, asked = random.Random(4), 0.0, []
+    chance, now, arrivals = random.Random(4), 0.0, []
     for _ in range(400):
         now += chance.expovariate(0.9)
-        asked.append(Asked(now, chance.randint(20, 3000), chance.randint(1, 300)))
-    played = play(asked, T4)
+        arrivals.append(Asked(now, chance.randint(20, 3000), chance.randint(1, 300)))
+    played = play(arrivals, T4)
     waits = fleet.simulate(
-        load(*((one.came, one.prompt, one.answer) for one in asked)),
+        load(*((one.came, one.prompt, one.answer) for one in arrivals)),
         Times(T4.step_s, T4.per_running_s, T4.per_prompt_token_s, T4.first_s, 0.0, 0.0),
         kept(1, most=1, on_request=0, waiting=999),
     )
     assert waits.first_s == pytest.approx([one.first - one.came for one in played], rel=1e-6)
     assert waits.total_s == pytest.approx([one.ended - one.came for one in played], rel=1e-6)
-    assert max(one.running for one in asked) == 10
+    assert max(one.running for one in arrivals) == 10
 
 
 def test_what_finds_no_slot_and_no_instance_is_refused_as_erlang_says() -> None:

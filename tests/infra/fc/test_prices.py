@@ -6,8 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from infra.errors import InfraError
-from infra.fc.prices import Size, per_1000_tokens, price
+from infra.fc.prices import Size, price
 
 T4_4 = Size(4, 16384, 16384, 10240)
 T4_8 = Size(8, 32768, 16384, 10240)
@@ -46,10 +45,3 @@ def test_a_month_never_hibernated_costs_four_times_a_hibernated_one() -> None:
     awake, asleep = T4_4.cu(720, 0), T4_4.cu(0, 720)
     assert price(asleep, "CNY") == pytest.approx(Decimal("2737.152"))
     assert price(awake, "CNY") == pytest.approx(Decimal("11404.8"))
-
-
-def test_the_price_of_tokens_falls_with_the_rate() -> None:
-    assert per_1000_tokens(T4_4, 100, "CNY") == pytest.approx(Decimal("0.044"))
-    assert per_1000_tokens(T4_4, 200, "CNY") == pytest.approx(Decimal("0.022"))
-    with pytest.raises(InfraError, match="above 0"):
-        per_1000_tokens(T4_4, 0, "CNY")

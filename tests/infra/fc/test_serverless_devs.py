@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from infra import ROOT
-from infra.errors import WrongUsage
+from infra.errors import InfraError, WrongUsage
 from infra.fc import keys, serverless_devs
-from infra.fc.serverless_devs import CredentialIncomplete, ToolMissing
+from infra.fc.serverless_devs import ToolMissing
 
 STUB = ROOT / "tests" / "support" / "fc3_double"
 CREDENTIAL = {
@@ -147,7 +147,7 @@ def test_an_s_that_dials_is_seen(deploy: Deployment) -> None:
 
 def test_a_credential_without_its_account_names_what_is_missing() -> None:
     env = {**CREDENTIAL, "ALIBABA_CLOUD_ACCOUNT_ID": ""}
-    with pytest.raises(CredentialIncomplete, match="ALIBABA_CLOUD_ACCOUNT_ID is not"):
+    with pytest.raises(InfraError, match="ALIBABA_CLOUD_ACCOUNT_ID is not"):
         serverless_devs.with_credential(env)
 
 
@@ -156,7 +156,7 @@ def test_without_a_credential_the_profile_of_s_yaml_is_used() -> None:
 
 
 def test_an_endpoint_left_over_from_a_rehearsal_is_refused() -> None:
-    with pytest.raises(CredentialIncomplete, match="FC_CLIENT_CUSTOM_ENDPOINT"):
+    with pytest.raises(InfraError, match="FC_CLIENT_CUSTOM_ENDPOINT"):
         serverless_devs.run(["deploy", "-y"], {"FC_CLIENT_CUSTOM_ENDPOINT": "http://127.0.0.1:1"})
 
 

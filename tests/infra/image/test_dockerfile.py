@@ -91,8 +91,8 @@ def test_every_copied_file_exists_and_reaches_the_build() -> None:
 
 def test_every_file_is_of_the_time_that_the_weights_are_of() -> None:
     """What it is good for is seen when the image is built twice: tests/contract/test_image.py."""
-    (told,) = re.findall(r"^ARG FILE_TIME=(.+)$", DOCKERFILE, flags=re.M)
-    assert datetime.datetime.fromisoformat(told).timestamp() == bake.FILE_TIME_S
+    (written,) = re.findall(r"^ARG FILE_TIME=(.+)$", DOCKERFILE, flags=re.M)
+    assert datetime.datetime.fromisoformat(written).timestamp() == bake.FILE_TIME_S
 
 
 def test_every_stage_that_is_copied_from_is_defined() -> None:
@@ -155,10 +155,10 @@ def test_the_model_that_is_baked_is_the_one_the_profile_serves(tmp_path: Path) -
 
 def test_the_image_is_built_for_function_compute() -> None:
     """FC takes linux/amd64 only and rejects attestations ("platform of image is unknown/unknown")."""
-    asked = subprocess.run(["make", "--dry-run", "image"], cwd=ROOT, capture_output=True, text=True)
-    assert asked.returncode == 0, asked.stderr
+    dry = subprocess.run(["make", "--dry-run", "image"], cwd=ROOT, capture_output=True, text=True)
+    assert dry.returncode == 0, dry.stderr
     for flag in ("--platform linux/amd64", "--provenance=false", "--sbom=false"):
-        assert flag in asked.stdout
+        assert flag in dry.stdout
 
 
 # --- the lock ---

@@ -129,11 +129,11 @@ def test_a_proxy_that_hangs_up_is_nobody_who_listens() -> None:
 
 DOCKER = '''
     #!{python}
-    """Runs the image's ENTRYPOINT as a process; notes what it was asked."""
+    """Runs the image's ENTRYPOINT as a process; notes its command lines."""
     import os, pathlib, signal, subprocess, sys, time
     here, words = pathlib.Path({folder!r}), sys.argv[1:]
-    with (here / "asked").open("a") as asked:
-        asked.write(" ".join(words) + "\\n")
+    with (here / "commands").open("a") as commands:
+        commands.write(" ".join(words) + "\\n")
     def pid():
         return int((here / "pid").read_text())
     if words[:2] == ["image", "inspect"]:
@@ -200,14 +200,14 @@ def test_with_a_gpu_the_image_runs_with_the_cards_and_fcs_environment(
     docker("NVIDIA L4", "8.9")
     finished = run("--image", IMAGE)
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    asked = (tmp_path / "asked").read_text()
-    assert f"pull {IMAGE}" in asked
-    (started,) = [line for line in asked.splitlines() if line.startswith("run ")]
+    commands = (tmp_path / "commands").read_text()
+    assert f"pull {IMAGE}" in commands
+    (started,) = [line for line in commands.splitlines() if line.startswith("run ")]
     for words in ("--gpus all", "--ipc=host", "--cap-drop=ALL", "--env FC_FUNCTION_NAME=", "--env CHATBOT_DRAIN_S=80"):
         assert words in started
     assert "acceptance run, which judges a T4's arithmetic, is left out" in finished.stdout
-    assert "cp " not in asked
-    assert "rm --force" in asked
+    assert "cp " not in commands
+    assert "rm --force" in commands
 
 
 def test_without_a_gpu_the_image_itself_goes_through_every_step_when_asked_to(
@@ -218,12 +218,12 @@ def test_without_a_gpu_the_image_itself_goes_through_every_step_when_asked_to(
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert steps(finished.stdout) == STEPS
     assert "its model and vLLM are not" in finished.stdout
-    asked = (tmp_path / "asked").read_text()
-    (started,) = [line for line in asked.splitlines() if line.startswith("run ")]
+    commands = (tmp_path / "commands").read_text()
+    (started,) = [line for line in commands.splitlines() if line.startswith("run ")]
     assert "--gpus" not in started
     for words in ("--read-only --tmpfs /tmp", "--cap-drop=ALL", "--env CHATBOT_ENGINE=scripted"):
         assert words in started
-    assert "rm --force" in asked
+    assert "rm --force" in commands
 
 
 def test_without_docker_the_image_cannot_be_tried(run: Run) -> None:
@@ -242,9 +242,9 @@ def test_on_a_t4_the_acceptance_run_comes_too_and_its_caches_are_kept(
     assert finished.returncode == 1
     assert "plain questions right" in finished.stderr
     assert "VLLM_MARLIN_INPUT_DTYPE=int8" in finished.stderr
-    asked = (tmp_path / "asked").read_text()
-    assert "cp " not in asked, "caches of a run that failed are not kept"
-    assert "rm --force" in asked
+    commands = (tmp_path / "commands").read_text()
+    assert "cp " not in commands, "caches of a run that failed are not kept"
+    assert "rm --force" in commands
 
 
 # --- what s.yaml says ---

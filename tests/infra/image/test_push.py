@@ -13,13 +13,13 @@ import pytest
 
 from infra import ROOT
 from infra.__main__ import main
-from infra.doctor.image_name import IMMUTABLE_TAG
+from infra.doctor.rules import IMMUTABLE_TAG
 from infra.image import size
 from infra.image.push import COMMIT_LABEL
 
 
 class Docker:
-    """A `docker` and a `git` on PATH that note what they are asked and answer as told."""
+    """A `docker` and a `git` on PATH that note their command lines and answer as `tell` has it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -32,16 +32,16 @@ class Docker:
         self.answers[command] = (code, text)
         for program in ("docker", "git"):
             cases = "".join(
-                f"  '{asked.split()[1]}') echo '{said}' {'>&2' if code else ''}; exit {code} ;;\n"
-                for asked, (code, said) in self.answers.items()
-                if asked.startswith(program)
+                f"  '{known.split()[1]}') echo '{text}' {'>&2' if code else ''}; exit {code} ;;\n"
+                for known, (code, text) in self.answers.items()
+                if known.startswith(program)
             )
             script = self.folder / program
-            script.write_text(f'#!/bin/sh\necho "{program} $*" >> {self.folder}/asked\ncase "$1" in\n{cases}esac\n')
+            script.write_text(f'#!/bin/sh\necho "{program} $*" >> {self.folder}/commands\ncase "$1" in\n{cases}esac\n')
             script.chmod(0o755)
 
-    def asked(self) -> str:
-        return (self.folder / "asked").read_text()
+    def commands(self) -> str:
+        return (self.folder / "commands").read_text()
 
 
 REPOSITORY = "registry.cn-hangzhou.aliyuncs.com/example/chatbot-llm"
@@ -56,15 +56,15 @@ def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Docker:
 
 def test_a_new_tag_is_pushed_and_named_for_the_deployment(docker: Docker, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["push", REPOSITORY]) == 0
-    assert f"docker push {REPOSITORY}:v1.2.3" in docker.asked()
+    assert f"docker push {REPOSITORY}:v1.2.3" in docker.commands()
     assert f"DEPLOY_IMAGE={REPOSITORY}:v1.2.3" in capsys.readouterr().out
     assert IMMUTABLE_TAG.fullmatch("v1.2.3")
 
 
 def test_the_build_that_has_its_layers_at_hand_pushes_them(docker: Docker) -> None:
     assert main(["push", REPOSITORY, "--by", "docker", "buildx", "build", "--push", "."]) == 0
-    assert docker.asked().splitlines()[-1] == f"docker buildx build --push . --tag {REPOSITORY}:v1.2.3"
-    assert "docker push" not in docker.asked()
+    assert docker.commands().splitlines()[-1] == f"docker buildx build --push . --tag {REPOSITORY}:v1.2.3"
+    assert "docker push" not in docker.commands()
 
 
 def test_it_is_asked_to_push_what_it_has_built() -> None:
@@ -104,7 +104,7 @@ def test_a_tag_that_is_there_is_fine_if_it_is_this_commit_and_never_overwritten(
     assert main(["push", REPOSITORY]) == (0 if good else 1)
     captured = capsys.readouterr()
     assert "tags do not move" in captured.err if not good else f"DEPLOY_IMAGE={REPOSITORY}:v1.2.3" in captured.out
-    assert "docker push" not in docker.asked()
+    assert "docker push" not in docker.commands()
 
 
 def test_a_run_is_repeated_where_the_image_is_no_longer_at_hand(docker: Docker) -> None:
@@ -120,7 +120,7 @@ def test_a_registry_that_does_not_show_the_labels_does_not_overwrite_either(dock
     docker.tell("docker buildx", 1, "not found")
     docker.tell("git rev-parse", 0, COMMIT)
     assert main(["push", REPOSITORY]) == 1
-    assert "docker push" not in docker.asked()
+    assert "docker push" not in docker.commands()
 
 
 def test_the_image_bears_its_commit() -> None:
@@ -130,14 +130,14 @@ def test_the_image_bears_its_commit() -> None:
     assert f"{COMMIT_LABEL}=${{REVISION}}" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("said", ["denied: requested access to the resource is denied", "i/o timeout"])
+@pytest.mark.parametrize("text", ["denied: requested access to the resource is denied", "i/o timeout"])
 def test_a_registry_that_does_not_answer_is_no_permission_to_push(
-    said: str, docker: Docker, capsys: pytest.CaptureFixture[str]
+    text: str, docker: Docker, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    docker.tell("docker manifest", 1, said)
+    docker.tell("docker manifest", 1, text)
     assert main(["push", REPOSITORY]) == 3
     assert "docker login" in capsys.readouterr().err
-    assert "docker push" not in docker.asked()
+    assert "docker push" not in docker.commands()
 
 
 def test_uncommitted_work_has_no_tag(docker: Docker, capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,7 +158,7 @@ def test_an_image_that_is_too_big_is_not_pushed(docker: Docker, monkeypatch: pyt
 
     monkeypatch.setattr(size, "check", too_big)
     assert main(["push", REPOSITORY]) == 1
-    assert "docker push" not in docker.asked()
+    assert "docker push" not in docker.commands()
 
 
 def test_without_a_repository_it_says_what_to_export(
@@ -169,4 +169,4 @@ def test_without_a_repository_it_says_what_to_export(
     assert "export DEPLOY_REPOSITORY=" in capsys.readouterr().err
     monkeypatch.setenv("DEPLOY_REPOSITORY", REPOSITORY)
     assert main(["push"]) == 0
-    assert f"docker push {REPOSITORY}:v1.2.3" in docker.asked()
+    assert f"docker push {REPOSITORY}:v1.2.3" in docker.commands()

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
@@ -41,22 +40,22 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self._say({"status": "ok"})
+        self._reply({"status": "ok"})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path == "/tokenize":
-            self._say({"count": 2 * len(body["prompt"].split())})
+            self._reply({"count": 2 * len(body["prompt"].split())})
             return
         values = [*self.server.flags.values(), *self.server.environment.values()]
         time.sleep(SLOW_S * min((self.server.pace.get(value, 1.0) for value in values), default=1.0))
         text = body["messages"][0]["content"]
         if body["max_tokens"] == 1:
             self.server.longest = max(self.server.longest, len(text.split()))
-        said = "!!!!!!!!!!!!" if self.server.garbage in values else f"It is {RIGHT.get(text) or 'so'}."
-        self._say({"choices": [{"message": {"content": said}}], "usage": {"completion_tokens": 8}})
+        text = "!!!!!!!!!!!!" if self.server.garbage in values else f"It is {RIGHT.get(text) or 'so'}."
+        self._reply({"choices": [{"message": {"content": text}}], "usage": {"completion_tokens": 8}})
 
-    def _say(self, body: object) -> None:
+    def _reply(self, body: object) -> None:
         raw = json.dumps(body).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(raw)))
@@ -86,8 +85,6 @@ class Started:
 
     def stop(self, limit_s: int) -> int:
         return 0
-
-    def copy_out(self, source: str, to: Path) -> None: ...
 
     def remove(self) -> None:
         self.up = 0

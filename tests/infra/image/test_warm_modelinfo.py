@@ -30,7 +30,7 @@ class ModelRegistry:
 
 
 def build(tmp_path: Path, registry: str, config: str = '{"architectures": ["Qwen2ForCausalLM"]}') -> tuple[int, str]:
-    """Run the script as the Dockerfile does, with a vLLM whose registry is `registry`: (status, what it said)."""
+    """Run the script as the Dockerfile does, with a vLLM whose registry is `registry`: (status, its output)."""
     package = tmp_path / "site/vllm/model_executor/models"
     package.mkdir(parents=True)
     for folder in (package, package.parent, package.parent.parent):
@@ -81,8 +81,8 @@ def test_the_architecture_is_read_from_the_model_that_was_baked(tmp_path: Path) 
 
 
 def test_what_vllm_notes_is_told(tmp_path: Path) -> None:
-    status, said = build(tmp_path, WRITES)
-    assert status == 0 and said == "warm_modelinfo: Qwen2ForCausalLM is noted\n"
+    status, output = build(tmp_path, WRITES)
+    assert status == 0 and output == "warm_modelinfo: Qwen2ForCausalLM is noted\n"
     assert (tmp_path / "warm/vllm/modelinfos/x-Qwen2ForCausalLM.json").exists()
 
 
@@ -90,7 +90,7 @@ def test_what_vllm_notes_is_told(tmp_path: Path) -> None:
     ("registry", "reason"),
     [
         ("raise ImportError('libcuda.so.1: cannot open shared object file')", "libcuda.so.1: cannot open"),
-        ("import os; os.abort()", "status -6: it said nothing"),
+        ("import os; os.abort()", "status -6: no output"),
         ("class ModelRegistry: models = {}", "KeyError: 'Qwen2ForCausalLM'"),
         (WRITES.replace(".write_text", ".with_name"), "no error but wrote nothing to"),
     ],
@@ -99,9 +99,9 @@ def test_what_vllm_notes_is_told(tmp_path: Path) -> None:
 def test_when_nothing_is_noted_the_build_goes_on_and_says_what_it_costs(
     registry: str, reason: str, tmp_path: Path
 ) -> None:
-    status, said = build(tmp_path, registry)
+    status, output = build(tmp_path, registry)
     assert status == 0
-    (sentence,) = [line for line in said.splitlines() if line.startswith("warm_modelinfo: ")]
+    (sentence,) = [line for line in output.splitlines() if line.startswith("warm_modelinfo: ")]
     assert "nothing was noted about Qwen2ForCausalLM" in sentence and "9 s more of a cold start" in sentence
     assert reason in sentence
     assert (tmp_path / "warm/vllm").is_dir(), "COPY --from needs it, filled or not"
@@ -113,5 +113,5 @@ def test_a_vllm_that_hangs_does_not_hold_the_build(tmp_path: Path, monkeypatch: 
 
 
 def test_a_build_without_a_model_fails(tmp_path: Path) -> None:
-    status, said = build(tmp_path, WRITES, config='{"architectures": []}')
-    assert status == 1 and "config.json" in said
+    status, output = build(tmp_path, WRITES, config='{"architectures": []}')
+    assert status == 1 and "config.json" in output

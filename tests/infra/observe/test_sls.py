@@ -237,15 +237,15 @@ def test_again_it_is_renewed_and_what_others_have_made_stays(sls: FakeSls, capsy
 
 
 @pytest.mark.parametrize(
-    ("refuses", "said"),
+    ("refuses", "message"),
     [((404, "ProjectNotExist"), "make it in the SLS console"), ((401, "Unauthorized"), "observer.json")],
 )
 def test_a_refusal_says_what_to_do(
-    sls: FakeSls, capsys: pytest.CaptureFixture[str], refuses: tuple[int, str], said: str
+    sls: FakeSls, capsys: pytest.CaptureFixture[str], refuses: tuple[int, str], message: str
 ) -> None:
     sls.refuses = refuses
     assert main(ARGUMENTS) == 3
-    assert said in capsys.readouterr().err and len(sls.calls) == 1
+    assert message in capsys.readouterr().err and len(sls.calls) == 1
 
 
 def test_without_a_project_it_is_wrong_usage(
@@ -263,10 +263,10 @@ def test_without_a_project_it_is_wrong_usage(
 def test_a_project_is_a_host_of_its_own_reached_by_tls(
     sls: FakeSls, monkeypatch: pytest.MonkeyPatch, endpoint: str | None, host: str
 ) -> None:
-    asked: list[str] = []
+    urls: list[str] = []
 
     def request(method: str, url: str, **_: Any) -> Any:
-        asked.append(url)
+        urls.append(url)
         raise requests.ConnectionError
 
     monkeypatch.setattr(requests, "request", request)
@@ -274,7 +274,7 @@ def test_a_project_is_a_host_of_its_own_reached_by_tls(
     config.access_key_secret = SECRET
     with pytest.raises(Refused, match="no answer"):
         Sls("cn-hangzhou", "my-logs", endpoint, credential=Client(config)).call("GET", "/dashboards/x")
-    assert asked == [f"https://my-logs.{host}/dashboards/x"]
+    assert urls == [f"https://my-logs.{host}/dashboards/x"]
 
 
 def test_a_wrong_signature_is_refused(sls: FakeSls) -> None:
