@@ -74,16 +74,17 @@ def query(
     until: str = "9999-12-31",
     fetch: Callable[[duckdb.DuckDBPyConnection], Any] = _rows,
 ) -> Any:
-    """The answer to an SQL query over `entries`: `ended` (UTC) and a line's fields (TYPES); half lines are NULL.
+    """The answer to an SQL query over `entries`: `ended` (UTC) and those of a line's fields (TYPES) that it names.
 
-    `logs` are paths, or "-" for standard input; the answer a list of dicts, or what `fetch` makes of it. Raises
-    InfraError for a file that cannot be read, WrongUsage for one that is not there and for a moment that is none.
+    Half lines are NULL. `logs` are paths, or "-" for standard input; the answer a list of dicts, or what `fetch` makes
+    of it. Raises InfraError for a file that cannot be read, WrongUsage for one that is not there and for a moment that
+    is none.
     """
     paths = ["/dev/stdin" if path == "-" else path for path in logs]
     if missing := [path for path in paths if not Path(path).exists()]:
         raise WrongUsage(f"there is no {', '.join(missing)}: give the files of a log, or - for standard input")
     span = {"since": _moment(since), "until": _moment(until)}
-    fields = json.dumps({name: kind for kind, names in TYPES.items() for name in names})
+    fields = json.dumps({name: kind for kind, names in TYPES.items() for name in names if name in sql})
     rows = _LINES.substitute(span, longest=LONGEST, buffer=BUFFER, fields=fields)
     with tempfile.TemporaryDirectory(prefix="report-") as spill, duckdb.connect() as db:
         db.execute(f"SET memory_limit = '{MEMORY_MB}MB'")

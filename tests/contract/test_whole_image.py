@@ -1,4 +1,4 @@
-"""`make image` whole: vLLM's CUDA packages as locked, and a made-up hub's weights. A quarter of an hour: `make image-test`."""
+"""`make image` whole: vLLM's CUDA packages as locked, and a made-up hub's weights. 15 minutes: `make image-test`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.container,
     pytest.mark.process,
     pytest.mark.timeout(2 * 3600),
-    pytest.mark.skipif("WHOLE_IMAGE" not in os.environ, reason="a quarter of an hour and 25 GB of disk: make image-test"),
+    pytest.mark.skipif("WHOLE_IMAGE" not in os.environ, reason="15 minutes and 25 GB of disk: make image-test"),
 ]
 #: The wheels in pip's cache, the packages in their own stage and in the image's layer, and room for one more copy.
 NEEDED_GB = 25
