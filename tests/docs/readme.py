@@ -4,7 +4,7 @@
     <!-- generated: settings -->          up to <!-- /generated -->: written by `python tests/docs/readme.py`
 
 How a block is tried: `run` (make run), `make`, `curl` and `bash` (a shell against the real CPU engine), `clients` (the
-same among the client libraries), `python` and `node` (with these libraries; `env=openai2`: with those that want an older one
+same among the client libraries), `python` and `node` (with these libraries; `env=openai2`: those that want an older one
 of OpenAI's), `infra` (needs no account), `cloud` (needs one), `gpu` (needs a GPU and Docker).
 """
 
