@@ -9,6 +9,7 @@ from chatbot_llm.engine.protocols import PROTOCOLS
 from chatbot_llm.engine.protocols.base import EngineRequest
 from chatbot_llm.engine.vllm_engine import VllmEngine
 from chatbot_llm.settings import Settings
+from launcher import ONE_LAYER
 from speakers import body
 
 REQUESTS, AT_ONCE = 1000, 10
@@ -34,7 +35,7 @@ async def many(engine: VllmEngine, requests: int) -> int:
 
 
 async def main() -> None:
-    engine = VllmEngine(Settings(profile="cpu"), [])
+    engine = VllmEngine(Settings(profile="cpu", self_test=False), ONE_LAYER)
     engine.start()
     status = await engine.wait(300)
     assert status.state == "ready", status

@@ -13,7 +13,7 @@ import pytest
 from poison import BODY, MESSAGE, RESPONSE, poisoned
 
 from callers import Line
-from launcher import Service
+from launcher import ONE_LAYER, Service
 
 CANARY = "sk-canary-5f0c9a7e1b2d"
 KEY = "service-key-0123456789abcdef"
@@ -129,4 +129,4 @@ def test_a_secret_comes_out_nowhere(start: Callable[..., Service]) -> None:
 @pytest.mark.engine
 @pytest.mark.timeout(600)
 def test_a_secret_comes_out_of_the_real_engine_nowhere(start: Callable[..., Service]) -> None:
-    _hunt(start(engine="vllm", profile="cpu", api_keys=KEY))
+    _hunt(start(engine="vllm", profile="cpu", api_keys=KEY, self_test=False, argv=ONE_LAYER))

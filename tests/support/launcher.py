@@ -25,6 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60.0
 #: Threads the worker may have with the scripted engine: the loop's, the judges', libraries'.
 THREADS = 12
+#: Flags for vLLM with one layer of random weights: where nothing depends on what is answered, but much is asked.
+ONE_LAYER = ["--load-format", "dummy", "--hf-overrides", '{"num_hidden_layers": 1}']
 #: What the service may see of the environment of whoever runs the tests.
 KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "XDG_CACHE_HOME", "LD_LIBRARY_PATH", "CHATBOT_CACHE_DIR")
 

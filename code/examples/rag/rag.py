@@ -39,7 +39,7 @@ def main() -> None:
     stream = client.chat.completions.create(
         model=client.models.list().data[0].id,
         messages=[{"role": "system", "content": SYSTEM}, {"role": "user", "content": args.question}],
-        max_tokens=300,
+        max_tokens=200,
         temperature=0,
         stream=True,
         stream_options={"include_usage": True},
