@@ -19,6 +19,8 @@ TORCH_CPU := torch==2.13.0+cpu
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 
 export PYTHONPATH := $(CURDIR)/code
+# Where it is set, each worker of the tests compiles all of them anew, for 8 seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## List the targets
@@ -76,8 +78,8 @@ else
 endif
 
 .PHONY: test-fast
-test-fast: $(VENV)/dev ## Run the tests of every room that start neither an engine nor a process, in a minute
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not engine and not process' $(ARGS)
+test-fast: $(VENV)/dev ## Run the short tests of every room that start neither an engine nor a process, in a minute
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not engine and not process and not long' $(ARGS)
 
 MINUTES ?= 5
 .PHONY: soak

@@ -27,7 +27,7 @@ for _name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES"):
 
 _figures = Figures()
 #: Fixtures that start processes: the service, the real `s`, a browser, environments of clients.
-PROCESSES = {"start", "start_once", "server", "service", "deploy", "props", "browser", "page"}
+PROCESSES = {"start", "start_once", "server", "service", "deploy", "props", "render", "browser", "page"}
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from safetensors import safe_open
-from transformers import AutoConfig, AutoTokenizer
 
 from bench.gpu.__main__ import FLAGS
 from bench.gpu.checkpoint import make
@@ -54,6 +52,8 @@ def test_ten_streams_share_the_weights_but_not_the_kv_cache() -> None:
 
 
 def test_every_linear_layer_is_packed_as_gptq_packs_it(tiny: Path) -> None:
+    from safetensors import safe_open  # takes seconds, here and below, in each worker that collects tests
+
     index = json.loads((tiny / "model.safetensors.index.json").read_text())["weight_map"]
     for layer in range(TINY.layers):
         for name, (inputs, outputs, bias) in TINY.linears().items():
@@ -78,7 +78,10 @@ def test_a_whole_checkpoint_is_not_made_again(tiny: Path) -> None:
     assert (tiny / "config.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.long
 def test_transformers_reads_config_and_tokenizer_and_decodes_every_id(tiny: Path) -> None:
+    from transformers import AutoConfig, AutoTokenizer
+
     config = AutoConfig.from_pretrained(tiny)
     assert (config.num_key_value_heads, config.quantization_config["bits"]) == (2, 4)
     tokenizer = AutoTokenizer.from_pretrained(tiny)

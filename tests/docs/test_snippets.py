@@ -101,6 +101,7 @@ def made_run() -> Iterator[tuple[subprocess.Popen[str], int]]:
         process.communicate()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("block", of("run"))
 def test_make_run_prints_the_curl_of_the_first_screen_and_it_works(
     block: readme.Block, made_run: tuple[subprocess.Popen[str], int]
@@ -128,6 +129,7 @@ def test_commands_are_well_formed_and_their_targets_can_be_made(block: readme.Bl
         run(["make", "-n", *targets.split()], {**os.environ, "DEPLOY_REPOSITORY": "host/name/chatbot-llm"}, ROOT)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("block", of("infra"))
 def test_operators_command_that_needs_no_account(block: readme.Block) -> None:
     try:

@@ -193,6 +193,7 @@ def test_offsets_are_exact_for_every_text(before: str, text: str, after: str) ->
     assert 0 <= grounding["verbatim_share"] <= 1
 
 
+@pytest.mark.long
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 10**6))
 def test_an_automaton_finds_the_same(seed: int) -> None:

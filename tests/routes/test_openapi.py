@@ -1,7 +1,6 @@
 """What the description says of a request's fields, and what the service does with them."""
 
 import pytest
-from jsonschema import Draft202012Validator
 
 from chatbot_llm.routes import fields, openapi
 from in_process import Client
@@ -19,6 +18,8 @@ BODIES = {
 
 
 def allowed(name: str, body: object) -> bool:
+    from jsonschema import Draft202012Validator  # takes seconds in each worker that collects tests
+
     document = openapi.describe()
     return Draft202012Validator({"$ref": f"#/components/schemas/{name}", **document}).is_valid(body)
 

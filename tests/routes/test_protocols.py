@@ -180,6 +180,7 @@ def test_text_that_looks_like_a_streams_end_is_text(client: Client, kind: str) -
     assert told.finish == "length" and told.text.startswith(text) and not told.error
 
 
+@pytest.mark.long
 @every
 def test_a_thousand_requests_leave_nothing_behind(app: App, caplog: pytest.LogCaptureFixture, kind: str) -> None:
     client = app.test_client()

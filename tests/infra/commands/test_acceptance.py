@@ -75,6 +75,7 @@ def run(model: Model) -> int:
     return main(["acceptance", f"http://127.0.0.1:{model.server_port}"])
 
 
+@pytest.mark.long
 def test_it_asks_200_prompts_short_and_long_at_one_four_and_ten_at_once(
     model: Model, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,12 +107,14 @@ def test_what_an_overflow_looks_like_is_a_fault(answer: str, fault: str, model: 
     assert fault in reply.fault
 
 
+@pytest.mark.long
 def test_one_bad_answer_in_two_hundred_is_enough(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
     model.answer = lambda prompt, busy: completion("!!!!!!!!") if prompt == "Hi" else sound(prompt, busy)
     assert run(model) == 1
     assert "3 faults in 600 answers" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_wrong_knowledge_fails_even_when_it_reads_well_and_the_escapes_are_named_in_order(
     model: Model, capsys: pytest.CaptureFixture[str]
 ) -> None:

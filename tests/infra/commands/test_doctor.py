@@ -22,6 +22,7 @@ def test_doctor_lists_what_is_wrong_and_fails(
     assert "instanceConcurrency" in captured.out and "not ready to deploy" in captured.err
 
 
+@pytest.mark.process
 def test_run_as_a_hook_it_fails_on_an_error(
     s_command: str,
     deployment: dict[str, str],
@@ -48,6 +49,7 @@ def test_an_arn_is_printed_as_it_must_be_written(
 PLAIN = "a-plain-key-of-this-test"
 
 
+@pytest.mark.process
 def test_keys_are_judged_as_a_deployment_would_send_them(
     s_command: str, deployment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,6 +23,8 @@ from infra.fc.quotas import MAX_INITIALIZER_S, MAX_PRE_STOP_S
 from infra.image.local_test import Drill, Plan, listens
 from infra.image.target import Process
 
+pytestmark = pytest.mark.process
+
 STEPS = ["listen", "initialize", "health", "invoke", "smoke", "pre-stop", "SIGTERM"]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
