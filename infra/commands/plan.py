@@ -262,7 +262,7 @@ def search(plan: Plan, target: Target, shown: Progress) -> tuple[Tried, list[Tri
         policies.append(plan.tried(least, policy=policy(aim, least, len(constant) - 1)))
     found += sorted((one for one in policies if one.meets(target)), key=lambda one: one.paid)[:1]
     if not found:
-        raise CheckFailed(f"{target}: not with {plan.most} instances; raise --max, or want less")
+        raise CheckFailed(f"{target}: not with {plan.most} instances; raise --max, or relax the target")
     return min(found, key=lambda one: one.paid), found
 
 
