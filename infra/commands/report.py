@@ -12,8 +12,9 @@ import argparse
 import bisect
 import itertools
 import math
-from collections import defaultdict
-from collections.abc import Sequence
+import operator
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from io import StringIO
@@ -46,23 +47,24 @@ TIMES = {
     "ITL": "CASE WHEN completion_tokens > 1 THEN decode_ms / (completion_tokens - 1) END",
     "total": "total_ms",
 }
-# One pass: everything, then the same by day, by route, by key, by outcome and by step of time.
+# One pass: by what shares are made of, whose rows are added up for the rest, and by step of time.
 _QUERY = """
     , timed AS (SELECT *, msg = 'request' AS is_request, date_trunc('day', ended)::DATE AS day,
         coalesce(key, '') AS who, time_bucket(INTERVAL '$step minutes', ended) AS step FROM entries)
-    SELECT day, route, who, outcome, step, instance, grouping(day, route, who, outcome, step, instance) AS kind,
-        min(ended) AS first, max(ended) AS last, count(*) FILTER (is_request) AS requests,
+    SELECT day, route, who, step, min(ended) AS first, max(ended) AS last, count(*) FILTER (is_request) AS requests,
         count(*) FILTER (is_request AND outcome <> 'ok') AS failed,
         count(*) FILTER (outcome = 'overloaded') AS refused,
         count(*) FILTER (NOT is_request) AS starts, sum(start_s) AS start_s,
         max(start_s) AS longest_start_s, count(*) FILTER (cold AND queue_ms > 1000) AS waited,
         sum(prompt_tokens) AS prompt, sum(completion_tokens) AS completion, sum(cached_tokens) AS cached,
         sum(prompt_tokens) FILTER (cached_tokens IS NOT NULL) AS cacheable,
-        sum(card_ms) / 1000 AS card_s, count(*) FILTER (running = 1) AS spans, $times
-    FROM timed GROUP BY GROUPING SETS ((), (day), (route), (who), (outcome), (step), (instance)) ORDER BY ALL
+        sum(card_ms) / 1000 AS card_s, count(*) FILTER (running = 1) AS spans,
+        histogram(coalesce(outcome, '-')) FILTER (is_request) AS outcomes, histogram(instance) AS instances, $times
+    FROM timed GROUP BY GROUPING SETS ((day, route, who), (step)) ORDER BY ALL
 """
-#: What `grouping` returns for a row: a bit for each column that it is not grouped by.
-EVERYTHING, DAY, ROUTE, KEY, OUTCOME, STEP, INSTANCE = 63, 31, 47, 55, 59, 61, 62
+LABELS = {"day", "route", "who", "step"}
+#: How the columns of rows are put together that are not added up.
+TOGETHER: dict[str, Callable[[list[Any]], Any]] = {"first": min, "last": max, "longest_start_s": max}
 #: Times are counted in bins of 2 % each (e^(1/50)): less memory than any other way to percentiles that was tried.
 BINS = 50
 
@@ -91,10 +93,13 @@ def run(args: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class Report:
-    """Rows of `_QUERY`, and the bill: CU of all, and what one costs. Times in ms, `_s` seconds."""
+    """Rows of `_QUERY`, by `day`, `route`, `who` and `step`, and the bill: CU of all, and what they cost.
+
+    Times in ms, `_s` seconds.
+    """
 
     everything: dict[str, Any]
-    rows: dict[int, list[dict[str, Any]]]
+    rows: dict[str, list[dict[str, Any]]]
     size: Size
     currency: str
     cu: float
@@ -129,15 +134,18 @@ def make(
         for name, what in TIMES.items()
     )
     query = _QUERY.replace("$times", times).replace("$step", str(step))
-    rows = defaultdict[int, list[dict[str, Any]]](list)
-    for row in request_log.query(logs, query, since, until):
-        rows[row["kind"]].append(row | {name: _quantiles(row[name]) for name in TIMES})
-    everything = rows[EVERYTHING][0] if rows[EVERYTHING] else {"requests": 0}
-    if not everything["requests"]:
+    found = request_log.query(logs, query, since, until)
+    shares = [row for row in found if not row["step"]]
+    if not any(row["requests"] for row in shares):
         raise InfraError("no request of the service stands in this log, or none of this span: give the log of `s logs`")
+    everything = together(shares)
+    rows = {"step": [together([row]) for row in found if row["step"]]}
+    for label in ("day", "route", "who"):
+        shares.sort(key=lambda row, label=label: str(row[label]))
+        rows[label] = [together(list(group)) for _, group in itertools.groupby(shares, operator.itemgetter(label))]
     months: dict[str, float] = {}
     hibernated_s = 0.0
-    for day in rows[DAY]:
+    for day in rows["day"]:
         active = active_s(day)
         asleep = max(0.0, least * _seconds_of(day, everything) - active)
         hibernated_s += asleep
@@ -145,6 +153,17 @@ def make(
         months[month] = months.get(month, 0.0) + size.cu(active / 3600, asleep / 3600, day["requests"])
     paid = float(sum(price(cu, currency) for cu in months.values()))
     return Report(everything, rows, size, currency, sum(months.values()), hibernated_s, paid, step)
+
+
+def together(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rows of `_QUERY` as one, with its times as p50, p95 and p99."""
+    one = dict(rows[0])
+    for column in one.keys() - LABELS:
+        values = [row[column] for row in rows if row[column] is not None]
+        counted = bool(values) and isinstance(values[0], dict)
+        add = (lambda counts: sum(map(Counter, counts), Counter())) if counted else TOGETHER.get(column, sum)
+        one[column] = add(values) if values else None
+    return one | {name: _quantiles(one[name]) for name in TIMES}
 
 
 def _quantiles(bins: dict[int, int] | None) -> list[float] | None:
@@ -168,8 +187,8 @@ def show(screen: Console, report: Report) -> None:
     """The page as text."""
     for part in (summary(report), times(report), outcomes(report)):
         screen.print(part)
-    for kind, column, title in ((DAY, "day", "by day"), (ROUTE, "route", "by route"), (KEY, "who", "by key")):
-        screen.print(shares(report, kind, column, title))
+    for label, title in (("day", "by day"), ("route", "by route"), ("who", "by key")):
+        screen.print(shares(report, label, title))
 
 
 def _short(tokens: int) -> str:
@@ -184,7 +203,7 @@ def summary(report: Report) -> Table:
     facts = {NAMES[what]: f"{row[what] or 0:,}" for what in NAMES} | {
         NAMES["refused"]: f"{row['refused']:,} ({row['refused'] / row['requests']:.2%})",
         NAMES["cached"]: hits(row),
-        "instances": f"{sum(bool(one['instance']) for one in report.rows[INSTANCE]):,}",
+        "instances": f"{len(row['instances'] or ()):,}",
         "cold starts; the longest; requests that waited for one": (
             f"{row['starts']:,}; {row['longest_start_s'] or 0:.1f} s; {row['waited']:,}"
         ),
@@ -213,25 +232,23 @@ def times(report: Report) -> Table:
 
 def outcomes(report: Report) -> Table:
     page = table("outcomes", "", ">requests", ">share")
-    for row in sorted(report.rows[OUTCOME], key=lambda row: -row["requests"]):
-        if row["requests"]:
-            share = row["requests"] / report.everything["requests"]
-            page.add_row(escape(row["outcome"] or "-"), f"{row['requests']:,}", f"{share:.2%}")
+    for outcome, count in report.everything["outcomes"].most_common():
+        page.add_row(escape(outcome), f"{count:,}", f"{count / report.everything['requests']:.2%}")
     return page
 
 
-def shares(report: Report, kind: int, column: str, title: str) -> Table:
+def shares(report: Report, label: str, title: str) -> Table:
     """What each day, route or key had of the card; nobody's are starts, rounding, hibernation."""
     page = table(title, "", ">requests", ">prompt", ">answer", ">p95 s", ">card s", f">{report.currency}", ">share")
     left = report.paid
-    for row in report.rows[kind]:
+    for row in report.rows[label]:
         if not row["requests"]:
             continue
         cost = report.cost(row)
         left -= cost
         slow = row["total"][1] / 1000 if row["total"] else None
         page.add_row(
-            escape(str(row[column] or "no key")),
+            escape(str(row[label] or "no key")),
             f"{row['requests']:,}",
             *(_short(row[name] or 0) for name in ("prompt", "completion")),
             "-" if slow is None else f"{slow:.2f}",
@@ -259,7 +276,7 @@ def plots(report: Report) -> str:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    steps = [row for row in report.rows[STEP] if row["requests"]]
+    steps = [row for row in report.rows["step"] if row["requests"]]
     step_s = 60 * report.step
     curves = (
         {name: [row[name] for row in steps] for name in ("requests", "failed", "refused")},
