@@ -12,7 +12,6 @@ import argparse
 import bisect
 import itertools
 import math
-import operator
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -141,8 +140,8 @@ def make(
     everything = together(shares)
     rows = {"step": [together([row]) for row in found if row["step"]]}
     for label in ("day", "route", "who"):
-        shares.sort(key=lambda row, label=label: str(row[label]))
-        rows[label] = [together(list(group)) for _, group in itertools.groupby(shares, operator.itemgetter(label))]
+        values = sorted({row[label] for row in shares}, key=str)
+        rows[label] = [together([row for row in shares if row[label] == value]) for value in values]
     months: dict[str, float] = {}
     hibernated_s = 0.0
     for day in rows["day"]:
