@@ -1,13 +1,15 @@
-"""The RAG example as it ships, against the real CPU engine."""
+"""The RAG example as it ships, against the real CPU engine, with random weights: the README's has the model's words."""
 
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from client_envs import ROOT, environment
+
+from launcher import ONE_LAYER, Service
 
 LIMIT_S = 600
 HVAC = ROOT / "code" / "examples" / "rag" / "hvac.json"
@@ -16,7 +18,14 @@ WINTER = "Why does the outdoor unit of a heat pump ice up in winter?"
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(LIMIT_S)]
 
 
-def ask(server: Any, question: str, *more: str) -> str:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    service = Service(tmp_path_factory.mktemp("rag") / "log", argv=ONE_LAYER, engine="vllm", profile="cpu")
+    yield service.wait_ready(LIMIT_S)
+    service.close()
+
+
+def ask(server: Service, question: str, *more: str) -> str:
     command = ["python", str(HVAC.with_name("rag.py")), "--url", server.url, *more, question]
     done = subprocess.run(
         command, env=environment("python"), capture_output=True, text=True, check=False, timeout=LIMIT_S
@@ -32,7 +41,7 @@ def sources(said: str) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def asked_twice(server: Any) -> str:
+def asked_twice(server: Service) -> str:
     """What is printed the second time."""
     ask(server, WINTER)
     return ask(server, WINTER)
@@ -52,12 +61,12 @@ def test_the_same_passages_are_computed_once(asked_twice: str) -> None:
     assert 256 <= int(found[1]) < int(found[2]), "the instruction and the passages, and not the question"
 
 
-def test_passages_that_do_not_fit_the_context_window_are_left_out(server: Any, tmp_path: Path) -> None:
+def test_passages_that_do_not_fit_the_context_window_are_left_out(server: Service, tmp_path: Path) -> None:
     long = [{"title": f"Manual {number}", "text": "boiler pressure " * 800} for number in range(4)]
     (tmp_path / "long.json").write_text(json.dumps([*long, {"title": "Elsewhere", "text": "nothing of this"}]))
     said = ask(server, "boiler pressure?", "--passages", str(tmp_path / "long.json"))
     assert "2 passages did not fit" in said, "two of the four passages of 1600 tokens fit 4096"
 
 
-def test_a_question_about_something_else_gets_no_passages(server: Any) -> None:
+def test_a_question_about_something_else_gets_no_passages(server: Service) -> None:
     assert sources(ask(server, "Xyzzy?")) == {"none"}

@@ -17,8 +17,9 @@ from chatbot_llm.engine import profiles, schema_helper, tool_calls, weights
 from chatbot_llm.engine import startup_phases as phases
 from chatbot_llm.engine.protocols import PROTOCOLS
 from chatbot_llm.engine.protocols.base import EngineRequest, Protocol
-from chatbot_llm.engine.vllm_engine import _obey_tools, _register_parser, engine_modules
+from chatbot_llm.engine.vllm_engine import _obey_tools, _parse, _register_parser, engine_modules
 from chatbot_llm.engine.vllm_errors import refusal
+from chatbot_llm.errors import UsageError
 from chatbot_llm.routes import fields, validation
 from infra.image import variants
 
@@ -141,6 +142,14 @@ def test_every_default_flag_is_still_a_flag(profile: str) -> None:
     known = {option for action in parser._actions for option in action.option_strings}
     used = {flag for flag in {**profiles.COMMON, **profiles.FLAGS[profile]}}
     assert used - known == set()
+
+
+def test_an_unknown_flag_is_told_in_argparses_words() -> None:
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    with pytest.raises(UsageError, match="--no-such-flag"):
+        _parse(make_arg_parser(FlexibleArgumentParser()), ["--no-such-flag", "1"])
 
 
 def test_what_is_compared_on_a_card_is_vllms_to_read() -> None:

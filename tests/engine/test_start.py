@@ -23,7 +23,6 @@ def start(*argv: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("argv", "part"),
     [
-        (("--no-such-flag", "1"), "--no-such-flag"),
         (("--dtype", "float13"), "dtype"),
         (("--model", "/nowhere/at/all"), "/nowhere/at/all"),
     ],

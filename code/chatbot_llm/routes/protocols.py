@@ -70,6 +70,11 @@ def run(service: Service, protocol: Protocol) -> Response:
     cards = service.engine.models()
     if name is not None and cards and name not in {card["id"] for card in cards}:
         raise _no_model(service)
+    with_text, prompts = request.path == "/generate", list[str]()
+    if with_text:
+        given = generate.each(body.get("prompt", ""))
+        prompts = [item if isinstance(item, str) else service.engine.text_of(item) for item in given]
+        generate.check(body, prompts, len(request.get_data()))
     known = _FC_HEADERS if on_function_compute() else {}
     platform = {field: logs.clean_id(request.headers.get(name)) for name, field in known.items()}
     platform["key"] = auth.key_id(request, service.settings)
@@ -87,11 +92,6 @@ def run(service: Service, protocol: Protocol) -> Response:
         platform={name: value for name, value in platform.items() if value},
         documents=forms.read(protocol.kind, body),
     )
-    with_text, prompts = request.path == "/generate", list[str]()
-    if with_text:
-        given = generate.each(body.get("prompt", ""))
-        prompts = [item if isinstance(item, str) else service.engine.text_of(item) for item in given]
-        generate.check(body, prompts, len(request.get_data()))
     one.prepare()
 
     async def produce(response: Deferred) -> bytes | Streamed:
