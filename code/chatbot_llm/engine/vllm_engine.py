@@ -61,7 +61,8 @@ class VllmEngine(Engine):
         context = early.Context(engine_modules(profile))
         stack.callback(context.close)
         self._client, args = await in_thread(lambda: self._construct(profile, context))
-        stack.callback(self._client.shutdown)
+        # At once: nobody is inside any more, and by itself the process walks its whole heap for up to five seconds.
+        stack.callback(self._client.shutdown, timeout=0)
         generate, salt = self._client.generate, prefix.salt(self._settings.keys)
         self._client.generate = lambda *args, **how: _noted(generate(*args, **how), _ASKED.get(), salt)
         self._enter(Phase.WARM_UP)
