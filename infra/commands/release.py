@@ -33,23 +33,21 @@ from infra.fc.client import LATEST, LIVE, FunctionCompute
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.account(parser, qualifier=True)
     waiting(parser)
-    smoke.asking(parser)
     parser.add_argument("--version", help="an existing version instead of publishing LATEST (a way back)")
     parser.add_argument("--description", default="", help="of the published version, e.g. the image tag")
 
 
 def run(args: argparse.Namespace) -> None:
-    fc, words = options.connect(args), smoke.Words.chosen(args)
+    fc, function = options.connect(args), args.function
 
     def try_out(qualifier: str) -> None:
-        smoke.judge_all(qualifier, smoke.over_both(fc, args.function, qualifier, words))
+        smoke.judge_all(qualifier, smoke.over_both(fc, function, qualifier))
 
-    require_trigger(fc, args.function, args.qualifier)
+    require_trigger(fc, function, args.qualifier)
     with progress() as shown:
-        wait = waiter(fc, args, shown.report)
-        step = Release(fc, args.function, args.qualifier, try_out, wait, shown.report)
+        step = Release(fc, function, args.qualifier, try_out, waiter(fc, args, shown.report), shown.report)
         version = step.run(args.version, args.description)
-        shown.done(f"{args.function}@{args.qualifier} is version {version}")
+        shown.done(f"{function}@{args.qualifier} is version {version}")
 
 
 @dataclass
@@ -84,7 +82,7 @@ class Release:
         name = f"{self.alias}-next"
         try:
             self.fc.point_alias(self.function, name, version, description="candidate, removed after release")
-            self.fc.put_provision(self.function, name, hibernating(self.fc, None, 1))
+            self.fc.put_provision(self.function, name, hibernating(self.fc, 1))
             yield name
         finally:
             self.remove(name)
@@ -101,35 +99,30 @@ class Release:
             ) from error
 
     def move(self, before: Any | None, version: str) -> None:
-        own = self.fc.get_provision(self.function, self.alias) if before is not None else None
+        """The alias to the version; `before` is what it was. Raises CheckFailed after putting it back."""
+        fc, function, alias = self.fc, self.function, self.alias
+        own = fc.get_provision(function, alias) if before is not None else None
         try:
-            self.fc.point_alias(self.function, self.alias, version)
-            if own is None:
-                self.give_instances()
-            self.wait(self.alias)
-            self.smoke(self.alias)
+            fc.point_alias(function, alias, version)
+            if own is None:  # else every quiet hour would end with a cold start
+                now = fc.get_provision(function, LATEST) or fc.models.ProvisionConfig()
+                count = int(now.default_target or 1)
+                config = hibernating(fc, count, now.scheduled_actions or [], now.target_tracking_policies or [])
+                fc.put_provision(function, alias, config)
+                self.report(f"{alias} had no min instances of its own: {count} requested")
+            self.wait(alias)
+            self.smoke(alias)
         except (InfraError, KeyboardInterrupt) as error:
-            self.put_back(before, own)
+            self.report(f"failed; putting {alias} back")
+            if before is None:
+                self.remove(alias)
+            else:
+                fc.point_alias(function, alias, before.version_id, weights=before.additional_version_weight)
+                if own is None:
+                    fc.delete_provision(function, alias)
             where = f"back to version {before.version_id}" if before else "removed again"
             why = str(error) or "interrupted"
-            raise CheckFailed(f"version {version} failed on {self.alias}, {where}: {why}") from error
-
-    def give_instances(self) -> None:
-        """Without a provision config of its own the alias would answer every quiet hour with a cold start."""
-        pattern = self.fc.get_provision(self.function, LATEST)
-        count = max(int((pattern and pattern.default_target) or 0), 1)
-        self.fc.put_provision(self.function, self.alias, hibernating(self.fc, pattern, count))
-        self.report(f"{self.alias} had no min instances of its own: {count} requested")
-
-    def put_back(self, before: Any | None, own: Any | None) -> None:
-        self.report(f"failed; putting {self.alias} back")
-        if before is None:
-            self.remove(self.alias)
-            return
-        weights = before.additional_version_weight
-        self.fc.point_alias(self.function, self.alias, before.version_id, weights=weights)
-        if own is None:
-            self.fc.delete_provision(self.function, self.alias)
+            raise CheckFailed(f"version {version} failed on {alias}, {where}: {why}") from error
 
 
 def require_trigger(fc: FunctionCompute, function: str, alias: str) -> None:
