@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from infra import ROOT
+from infra.commands import options
 from infra.errors import WrongUsage
 from infra.fc import template
 from infra.fc.prices import Size, price
@@ -22,12 +23,10 @@ from infra.fc.sls import Sls
 PLAN = ROOT / "infra" / "observe" / "sls.yaml"
 PREFIX = "chatbot-llm-"
 DASHBOARD = "chatbot-llm"
-#: Where words end in a field, for the search before the | of a query.
-TOKENS = list(", '\";=()[]{}?@&<>/:\n\t\r")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--region", default=os.environ.get("DEPLOY_REGION", "cn-hangzhou"))
+    options.region(parser)
     parser.add_argument("--project", default=os.environ.get("DEPLOY_LOG_PROJECT"), help="SLS project (%(default)s)")
     parser.add_argument("--logstore", default=os.environ.get("DEPLOY_LOG_STORE", "chatbot-llm"), help="(%(default)s)")
     parser.add_argument("--endpoint", help="host of SLS (default: REGION.log.aliyuncs.com)")
@@ -42,15 +41,14 @@ def run(args: argparse.Namespace) -> None:
     plan, sls = read(), connect(args)
     index = f"/logstores/{args.logstore}/index"
     there = sls.exists(index)
-    sls.call("POST" if there is None else "PUT", index, merged(there, plan["index"]))
+    sls.call("POST" if there is None else "PUT", index, merged(there or {}, plan["index"]))
     print(f"index of {args.logstore}: {'made' if there is None else 'renewed'}")
     for name, query in plan["queries"].items():
         done = sls.put("/savedsearches", PREFIX + name, saved(name, query, args.logstore))
         print(f"query {PREFIX}{name}: {done}")
     print(f"dashboard {DASHBOARD}: {sls.put('/dashboards', DASHBOARD, dashboard(plan, args.logstore))}")
     for name, alert in plan["alerts"].items():
-        body = job(name, alert, plan["queries"], args)
-        print(f"alert {PREFIX}{name}: {sls.put('/jobs', body['name'], body)}")
+        print(f"alert {PREFIX}{name}: {sls.put('/jobs', PREFIX + name, job(name, alert, plan, args))}")
 
 
 def connect(args: argparse.Namespace) -> Sls:
@@ -75,15 +73,13 @@ def an_hour() -> dict[str, str]:
     return {"active": f"{price(size.cu(1, 0), 'CNY'):.2f}", "idle": f"{price(size.cu(0, 1), 'CNY'):.2f}"}
 
 
-def merged(there: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def merged(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
     """The index with our fields, each open to SQL; what others have indexed stays."""
-    text = {"type": "text", "token": TOKENS, "caseSensitive": False, "chn": False, "doc_value": True, "alias": ""}
-    keys = dict((there or {}).get("keys") or {})
+    keys = dict(there.get("keys") or {})
     for name in wanted["text"]:
-        keys[name] = {**text, **keys.get(name, {}), "doc_value": True}
-    line = (there or {}).get("line") or {"token": TOKENS, "caseSensitive": False, "chn": False}
-    longest = max(int((there or {}).get("max_text_len") or 0), wanted["max_text_len"])
-    return {"line": line, "keys": keys, "max_text_len": longest}
+        keys[name] = {"alias": "", "type": "text", **wanted["words"], **keys.get(name, {}), "doc_value": True}
+    longest = max(int(there.get("max_text_len") or 0), wanted["max_text_len"])
+    return {"line": there.get("line") or wanted["words"], "keys": keys, "max_text_len": longest}
 
 
 def statement(query: Mapping[str, Any]) -> str:
@@ -99,80 +95,29 @@ def dashboard(plan: Mapping[str, Any], logstore: str) -> dict[str, Any]:
     charts = []
     for place, chart in enumerate(plan["dashboard"]):
         query = plan["queries"][chart["query"]]
-        charts.append(
-            {
-                "title": f"{PREFIX}{chart['query']}",
-                "type": chart["type"],
-                "search": {
-                    "logstore": logstore,
-                    "topic": "",
-                    "query": statement(query),
-                    "start": "-86400s",
-                    "end": "now",
-                },
-                "display": {
-                    "displayName": query["title"],
-                    "xAxis": [chart["x"]],
-                    "yAxis": chart["y"],
-                    "xPos": 10 * (place % 2),  # the grid is 20 wide
-                    "yPos": 8 * (place // 2),
-                    "width": 10,
-                    "height": 8,
-                },
-            }
-        )
+        search = {"logstore": logstore, "topic": "", "query": statement(query), "start": "-86400s", "end": "now"}
+        display = {"displayName": query["title"], "xAxis": [chart["x"]], "yAxis": chart["y"]}
+        # The grid is 20 wide.
+        display |= {"xPos": 10 * (place % 2), "yPos": 8 * (place // 2), "width": 10, "height": 8}
+        title = PREFIX + chart["query"]
+        charts.append({"title": title, "type": chart["type"], "search": search, "display": display})
     return {"dashboardName": DASHBOARD, "displayName": DASHBOARD, "description": "", "charts": charts}
 
 
-def job(name: str, alert: Mapping[str, Any], queries: Mapping[str, Any], args: argparse.Namespace) -> dict[str, Any]:
-    """An alert rule of version 2.0; in the API it is a job."""
-    query = queries[alert["query"]]
-    look = {
-        "storeType": "log",
-        "region": args.region,
-        "project": args.project,
-        "store": args.logstore,
-        "query": statement(query),
-        "timeSpanType": "Truncated",
-        "start": f"-{alert['over']}",
-        "end": "now",
-        "powerSqlMode": "auto",
+def job(name: str, alert: Mapping[str, Any], plan: Mapping[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """An alert rule; in the API it is a job."""
+    query, title, common = plan["queries"][alert["query"]], f"{DASHBOARD}: {name}", plan["alert"]
+    look = {"region": args.region, "project": args.project, "store": args.logstore, "query": statement(query)}
+    condition = {"condition": str(alert["when"]), "countCondition": ""}
+    what = f"{query['title']}: {alert['when']}. {alert['do']}"
+    configuration = {
+        **common["rule"],
+        "dashboard": DASHBOARD,
+        "queryList": [{**common["look"], **look, "start": f"-{alert['over']}"}],
+        "severityConfigurations": [{"severity": alert["severity"], "evalCondition": condition}],
+        "annotations": [{"key": "title", "value": title}, {"key": "desc", "value": what}],
+        "policyConfiguration": {**common["policy"], "actionPolicyId": args.action_policy},
     }
-    return {
-        "name": PREFIX + name,
-        "displayName": f"{DASHBOARD}: {name}",
-        "description": alert["do"],
-        "type": "Alert",
-        "state": "Enabled",
-        "schedule": {"type": "FixedRate", "interval": alert["every"]},
-        "configuration": {
-            "version": "2.0",
-            "type": "default",
-            "dashboard": DASHBOARD,
-            "queryList": [look],
-            "groupConfiguration": {"type": "no_group", "fields": []},
-            "joinConfigurations": [],
-            "severityConfigurations": [
-                {
-                    "severity": alert["severity"],
-                    "evalCondition": {"condition": str(alert["when"]), "countCondition": ""},
-                }
-            ],
-            "labels": [],
-            "annotations": [
-                {"key": "title", "value": f"{DASHBOARD}: {name}"},
-                {"key": "desc", "value": f"{query['title']}: {alert['when']}. {alert['do']}"},
-            ],
-            "autoAnnotation": True,
-            "sendResolved": True,
-            "threshold": 1,
-            "noDataFire": False,  # nothing is logged while nobody calls
-            "noDataSeverity": 6,
-            "policyConfiguration": {
-                "alertPolicyId": "sls.builtin.dynamic",
-                "actionPolicyId": args.action_policy,
-                "repeatInterval": "1h",
-                "useDefault": False,
-            },
-        },
-    }
+    schedule = {"type": "FixedRate", "interval": alert["every"]}
+    known = {"name": PREFIX + name, "displayName": title, "description": alert["do"], "type": "Alert"}
+    return {**known, "state": "Enabled", "schedule": schedule, "configuration": configuration}
