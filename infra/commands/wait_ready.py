@@ -68,71 +68,61 @@ def wait_ready(
     clock: Callable[[], float] = time.monotonic,
 ) -> str:
     """What is ready, in words. Raises CheckFailed with FC's own reason, or TimedOut with the last thing seen."""
-    deadline = clock() + timeout_s
-    failures: list[str] = []
+    deadline, failures, what = clock() + timeout_s, 0, f"{function}@{qualifier}"
+    provision: Any = None
     while True:
-        waiting_for, failure = look_at_function(fc.get_function(function, qualifier))
-        if not waiting_for and not failure:
-            # A version cannot hold min instances, so there is nothing to look up.
-            provision = None if qualifier.isdigit() else fc.get_provision(function, qualifier)
-            waiting_for, failure = look_at_instances(provision)
-            if not waiting_for and not failure:
-                return ready_text(f"{function}@{qualifier}", provision)
-        failures = [*failures, failure] if failure else []
-        if len(failures) >= PATIENCE:
-            raise CheckFailed(f"{function}@{qualifier}: {failure}")
-        report(failure or waiting_for)
+        awaited, failure = look_at_function(fc.get_function(function, qualifier))
+        if not awaited and not failure and not qualifier.isdigit():  # a version cannot hold min instances
+            provision = fc.get_provision(function, qualifier)
+            awaited, failure = look_at_instances(provision)
+        if not awaited and not failure:
+            if not target_of(provision):
+                return f"{what} is ready; no min instances, so a first request waits for a cold start"
+            return f"{what} is ready, min instances {provision.current} of {target_of(provision)}"
+        failures = failures + 1 if failure else 0
+        if failures >= PATIENCE:
+            raise CheckFailed(f"{what}: {failure}")
+        report(failure or awaited)
         if clock() + poll_s > deadline:
-            raise TimedOut(f"{function}@{qualifier} is not ready after {timeout_s:.0f} s: {failure or waiting_for}")
+            raise TimedOut(f"{what} is not ready after {timeout_s:.0f} s: {failure or awaited}")
         sleep(poll_s)
 
 
 def look_at_function(found: Any) -> tuple[str, str]:
     """(what is still awaited, what has failed); both empty when ready."""
-    if found.state == "Failed":
+    state, update = found.state, found.last_update_status
+    if state == "Failed":
         return "", f"function state Failed: {reason(found.state_reason_code, found.state_reason)}"
-    if found.state == "Inactive":
+    if state == "Inactive":
         return "", "function state Inactive (idle for weeks): invoke it once, FC then prepares it again"
-    if found.state != "Active":
-        return f"function state {found.state or 'unknown'}, waiting for Active", ""
-    if found.last_update_status == "Failed":
+    if state != "Active":
+        return f"function state {state or 'unknown'}, waiting for Active", ""
+    if update == "Failed":
         why = reason(found.last_update_status_reason_code, found.last_update_status_reason)
         return "", f"last update Failed: {why}; the version before it still serves"
-    if found.last_update_status != "Successful":
-        return f"last update {found.last_update_status or 'unknown'}, waiting for Successful", ""
-    return "", ""
+    return ("" if update == "Successful" else f"last update {update or 'unknown'}, waiting for Successful"), ""
 
 
 def look_at_instances(provision: Any | None) -> tuple[str, str]:
     """The same of its min instances."""
     target = target_of(provision)
-    if provision is None or not target:
-        return "", ""
     # Never `current or target`: an absent `current` means nothing stands.
-    current = provision.current or 0
-    if current >= target:
+    current = (provision and provision.current) or 0
+    if provision is None or current >= target:
         return "", ""
-    text = f"min instances {current} of {target}"
-    if not provision.current_error:
+    text, error = f"min instances {current} of {target}", provision.current_error
+    if not error:
         return text, ""
-    text = f"{text}: {provision.current_error}"
-    passing = any(words in text.lower() for words in PASSING)
-    return (text, "") if passing else ("", text)
+    passing = any(words in error.lower() for words in PASSING)
+    return (f"{text}: {error}", "") if passing else ("", f"{text}: {error}")
 
 
 def target_of(provision: Any | None) -> int:
     """Instances wanted now. `target` includes schedules and policies, `defaultTarget` does not."""
     if provision is None:
         return 0
-    return int(provision.default_target or 0) if provision.target is None else int(provision.target)
+    return int(provision.default_target or 0 if provision.target is None else provision.target)
 
 
 def reason(code: str | None, text: str | None) -> str:
     return ": ".join(part for part in (code, text) if part) or "no reason given"
-
-
-def ready_text(what: str, provision: Any | None) -> str:
-    target = target_of(provision)
-    if provision is None or not target:
-        return f"{what} is ready; no min instances, so a first request waits for a cold start"
-    return f"{what} is ready, min instances {provision.current} of {target}"
