@@ -135,8 +135,7 @@ def right(questions: Sequence[Prompt], replies: Sequence[Reply]) -> int:
 def run(args: argparse.Namespace) -> None:
     """Raises CheckFailed with the faults found and the escape order."""
     deployment, questions = Deployment(args.url, keys.own(), REQUEST_LIMIT_S), prompts()
-    problems, count = list[str](), len(AT_ONCE) * len(questions)
-    plain = sum(bool(prompt.expect) for prompt in questions)
+    problems, count, plain = list[str](), len(AT_ONCE) * len(questions), sum(bool(one.expect) for one in questions)
     for at_once in AT_ONCE:
         replies = round_of(deployment, questions, at_once)
         problems += [

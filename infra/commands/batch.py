@@ -331,9 +331,8 @@ def last_line(
         return f"{text}; nothing was left to do"
     rate = (answers.prompt + answers.completion - answers.before) / seconds
     text += f"; this run: {sent:,} in {seconds:,.0f} s, {rate:,.0f} tokens/s"
-    if not answers.card_ms:  # not this service's answers, or of a version before `card` in Server-Timing
-        return text
-    text += f", {answers.card_ms / 1000:,.1f} s of the card"
-    if cu_per_s is None:
-        return text
-    return f"{text}, {price(answers.card_ms / 1000 * cu_per_s, currency):,.4f} {currency} at list price"
+    card_s = answers.card_ms / 1000  # 0 from another service, or a version before `card` in Server-Timing
+    text += f", {card_s:,.1f} s of the card" if card_s else ""
+    return text + (
+        f", {price(card_s * cu_per_s, currency):,.4f} {currency} at list price" if card_s and cu_per_s else ""
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,6 @@ from infra.fc.prices import Size, price
 from infra.fc.sls import Sls
 
 PLAN = ROOT / "infra" / "observe" / "sls.yaml"
-PREFIX = "chatbot-llm-"
 DASHBOARD = "chatbot-llm"
 
 
@@ -43,12 +43,14 @@ def run(args: argparse.Namespace) -> None:
     there = sls.exists(index)
     sls.call("POST" if there is None else "PUT", index, merged(there or {}, plan["index"]))
     print(f"index of {args.logstore}: {'made' if there is None else 'renewed'}")
-    for name, query in plan["queries"].items():
-        done = sls.put("/savedsearches", PREFIX + name, saved(name, query, args.logstore))
-        print(f"query {PREFIX}{name}: {done}")
-    print(f"dashboard {DASHBOARD}: {sls.put('/dashboards', DASHBOARD, dashboard(plan, args.logstore))}")
-    for name, alert in plan["alerts"].items():
-        print(f"alert {PREFIX}{name}: {sls.put('/jobs', PREFIX + name, job(name, alert, plan, args))}")
+    made = shaped(plan, vars(args))
+    for query in made["query"]:
+        name = query["savedsearchName"]
+        print(f"query {name}: {sls.put('/savedsearches', name, query)}")
+    dashboard = {"dashboardName": DASHBOARD, "displayName": DASHBOARD, "description": "", "charts": made["chart"]}
+    print(f"dashboard {DASHBOARD}: {sls.put('/dashboards', DASHBOARD, dashboard)}")
+    for alert in made["job"]:
+        print(f"alert {alert['name']}: {sls.put('/jobs', alert['name'], alert)}")
 
 
 def connect(args: argparse.Namespace) -> Sls:
@@ -82,42 +84,26 @@ def merged(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any
     return {"line": there.get("line") or wanted["words"], "keys": keys, "max_text_len": longest}
 
 
-def statement(query: Mapping[str, Any]) -> str:
-    return f"* | {query['sql']}"
-
-
-def saved(name: str, query: Mapping[str, Any], logstore: str) -> dict[str, Any]:
-    known = {"savedsearchName": PREFIX + name, "displayName": query["title"], "logstore": logstore, "topic": ""}
-    return {**known, "searchQuery": statement(query)}
-
-
-def dashboard(plan: Mapping[str, Any], logstore: str) -> dict[str, Any]:
-    charts = []
-    for place, chart in enumerate(plan["dashboard"]):
-        query = plan["queries"][chart["query"]]
-        search = {"logstore": logstore, "topic": "", "query": statement(query), "start": "-86400s", "end": "now"}
-        display = {"displayName": query["title"], "xAxis": [chart["x"]], "yAxis": chart["y"]}
-        # The grid is 20 wide.
-        display |= {"xPos": 10 * (place % 2), "yPos": 8 * (place // 2), "width": 10, "height": 8}
-        title = PREFIX + chart["query"]
-        charts.append({"title": title, "type": chart["type"], "search": search, "display": display})
-    return {"dashboardName": DASHBOARD, "displayName": DASHBOARD, "description": "", "charts": charts}
-
-
-def job(name: str, alert: Mapping[str, Any], plan: Mapping[str, Any], args: argparse.Namespace) -> dict[str, Any]:
-    """An alert rule; in the API it is a job."""
-    query, title, common = plan["queries"][alert["query"]], f"{DASHBOARD}: {name}", plan["alert"]
-    look = {"region": args.region, "project": args.project, "store": args.logstore, "query": statement(query)}
-    condition = {"condition": str(alert["when"]), "countCondition": ""}
-    what = f"{query['title']}: {alert['when']}. {alert['do']}"
-    configuration = {
-        **common["rule"],
-        "dashboard": DASHBOARD,
-        "queryList": [{**common["look"], **look, "start": f"-{alert['over']}"}],
-        "severityConfigurations": [{"severity": alert["severity"], "evalCondition": condition}],
-        "annotations": [{"key": "title", "value": title}, {"key": "desc", "value": what}],
-        "policyConfiguration": {**common["policy"], "actionPolicyId": args.action_policy},
+def shaped(plan: Mapping[str, Any], args: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What the API takes of the plan, by the name of its shape."""
+    queries = {name: {**args, **query, "name": name} for name, query in plan["queries"].items()}
+    values = {
+        "query": queries.values(),
+        "chart": [
+            {**queries[chart["query"]], **chart, "left": 10 * (place % 2), "top": 8 * (place // 2)}
+            for place, chart in enumerate(plan["dashboard"])
+        ],
+        "job": [{**queries[alert["query"]], **alert, "name": name} for name, alert in plan["alerts"].items()],
     }
-    schedule = {"type": "FixedRate", "interval": alert["every"]}
-    known = {"name": PREFIX + name, "displayName": title, "description": alert["do"], "type": "Alert"}
-    return {**known, "state": "Enabled", "schedule": schedule, "configuration": configuration}
+    return {name: [filled(plan["shapes"][name], one) for one in some] for name, some in values.items()}
+
+
+def filled(shape: Any, values: Mapping[str, Any]) -> Any:
+    """A shape with a value for each {name}; a text that is nothing else becomes the value itself."""
+    if isinstance(shape, dict):
+        return {key: filled(one, values) for key, one in shape.items()}
+    if isinstance(shape, list):
+        return [filled(one, values) for one in shape]
+    if not isinstance(shape, str):
+        return shape
+    return values[shape[1:-1]] if re.fullmatch(r"{\w+}", shape) else shape.format_map(values)

@@ -14,7 +14,7 @@ import argparse
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
     screen.print(service_times(times))
     if target == Target():
         now = props["provisionConfig"]
-        kept = (now["defaultTarget"], now["scheduledActions"], next(iter(now["targetTrackingPolicies"]), None))
+        kept = (now["defaultTarget"], now["scheduledActions"], now["targetTrackingPolicies"][:1])
         screen.print(page(plan, plan.tried(*(kept if args.min is None else (args.min,)))))
         return
     with progress() as shown:
@@ -203,8 +203,7 @@ class Plan:
         begins = 3600.0 * np.arange(self.hour[-1] + 1)
         self.covered = np.maximum(60.0, np.minimum(begins + 3600, came[-1]) - np.maximum(begins, came[0]))  # s
         day, self.bin = np.divmod((load.minute // 60 + np.arange(len(begins))) % 168, 24)
-        kinds = {kind for kind in (False, True) if (np.bincount(self.bin[(day >= 5) == kind], minlength=24) > 0).all()}
-        self.weekends = len(kinds) == 2
+        self.weekends = all(len(np.unique(self.bin[(day >= 5) == kind])) == 24 for kind in (False, True))
         self.bin += 24 * (day >= 5) * self.weekends
         self.weight = np.repeat([5.0, 2.0] if self.weekends else [7.0], 24)  # days of a week that a bin stands for
 
@@ -228,16 +227,16 @@ class Plan:
         """The price of a month of such weeks."""
         return float(price(cu * HOURS_PER_MONTH / 168, self.currency))
 
-    def tried(self, least: int, schedules: Rules | None = None, policy: Rule | None = None) -> Tried:
-        by_week = fleet.week(least, schedules or [])
-        more: dict[str, Any] = {}
-        if policy:  # of all rules in force the largest counts, and not the default (04/063)
+    def tried(self, least: int, schedules: Sequence[Rule] = (), policies: Sequence[Rule] = ()) -> Tried:
+        """With at most one policy."""
+        by_week, more = fleet.week(least, schedules), dict[str, Any]()
+        for policy in policies:  # of all rules in force the largest counts, and not the default (04/063)
             by_week = np.maximum(by_week * bool(schedules), policy["minCapacity"])
             more = {"target": policy["metricTarget"], "top": policy["maxCapacity"]}
         config = fleet.Fleet(self.slots, by_week, self.most, **more)
         outcome = fleet.simulate(self.load.columns, self.times, config, self.load.minute)
         paid = self.monthly(float(self.weight @ self.cu(outcome, by_week)))
-        return Tried(least, schedules or [], [policy] if policy else [], outcome, paid)
+        return Tried(least, list(schedules), list(policies), outcome, paid)
 
 
 def search(plan: Plan, target: Target, shown: Progress) -> tuple[Tried, list[Tried]]:
@@ -255,8 +254,8 @@ def search(plan: Plan, target: Target, shown: Progress) -> tuple[Tried, list[Tri
     tried = (plan.tried(actions[-1]["target"], actions) for _, actions in cheaper)
     scheduled = list(itertools.islice((one for one in tried if one.meets(target)), 1))
     shown.report("simulating policies")
-    aims = itertools.product(range(1, most), TARGETS)
-    policies = [plan.tried(least, policy=policy(aim, least, most)) for least, aim in aims]
+    rules = (policy(aim, least, most) for least, aim in itertools.product(range(1, most), TARGETS))
+    policies = [plan.tried(rule["minCapacity"], policies=[rule]) for rule in rules]
     found += scheduled + cheapest(policies, target)
     if not found:
         raise CheckFailed(f"{target}: not with {plan.most} instances; raise --max, or relax the target")

@@ -10,8 +10,8 @@ So a version is never tried out on the alias that serves, but on a candidate `<a
 instance, which takes one more T4 of the account's quota for some minutes. In every case the candidate is removed; if
 that fails the command fails, because a forgotten minimum instance is paid by the hour.
 
-Not documented, to be proven on an account: whether FC keeps the old instances until the new ones stand. Until
-then release when traffic is low. A release that no HTTP trigger would show to callers is refused: it would only cost.
+Not documented: whether FC keeps the old instances until the new ones stand (infra/README.md, Prove first). A release
+that no HTTP trigger would show to callers is refused: it would only cost.
 """
 
 from __future__ import annotations

@@ -32,8 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     fc, name, now, screen = options.connect(args), args.function, datetime.now(UTC), console()
-    function = fc.get_function(name)
-    qualifiers = list(qualifiers_of(fc, name, now))
+    function, qualifiers = fc.get_function(name), list(qualifiers_of(fc, name, int(month_began_ms(now))))
     lived = {one.instance_id: one for qualifier in qualifiers for one in qualifier.month}
     hours = instance_hours(lived.values(), now)
     for part in (
@@ -57,8 +56,7 @@ class Qualifier:
     month: list[Any]
 
 
-def qualifiers_of(fc: FunctionCompute, name: str, now: datetime) -> Iterable[Qualifier]:
-    since = int(month_began_ms(now))
+def qualifiers_of(fc: FunctionCompute, name: str, since: int) -> Iterable[Qualifier]:
     versions = {LATEST: "unpublished"} | {alias.alias_name: alias.version_id for alias in fc.aliases(name)}
     for qualifier, version in versions.items():
         standing = fc.instances(name, qualifier)
@@ -80,16 +78,16 @@ def instance_hours(lived: Iterable[Any], now: datetime) -> float:
 
 def problems(function: Any, qualifiers: list[Qualifier]) -> RenderableType:
     """What FC itself reports as wrong, worst first, in its own words."""
-    waiting, failure = look_at_function(function)
-    found = [failure or waiting] if failure or function.state != "Active" else []
+    text, failed = look_at_function(function)
+    found = [text] if failed or function.state != "Active" else []
     restriction = function.invocation_restriction
     if restriction and restriction.disable:
         found.append(f"invocation is disabled: {restriction.reason or 'no reason given'}")
     for qualifier in qualifiers:
         config = qualifier.provision
-        waiting, failure = look_at_instances(config)
-        if failure or (waiting and config and config.current_error):
-            found.append(f"{qualifier.name}: {failure or waiting}")
+        text, _ = look_at_instances(config)
+        if text and config and config.current_error:
+            found.append(f"{qualifier.name}: {text}")
         if config and not hibernates(config) and target_of(config):
             found.append(f"{qualifier.name}: never hibernates, full price day and night; run `scale`")
     if not found:
@@ -106,8 +104,8 @@ def about(function: Any, triggers: list[Any]) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
-    good = look_at_function(function) == ("", "")
-    colour = "green" if good else "yellow" if function.state in ("Active", "Pending") else "red"
+    good, passing = not look_at_function(function)[0], function.state in ("Active", "Pending")
+    colour = "green" if good else "yellow" if passing else "red"
     state = escape(f"{function.state}, last update {function.last_update_status}")
     container, gpu = function.custom_container_config, function.gpu_config
     card = f", {gpu.gpu_type} {gpu.gpu_memory_size / 1024:.0f} GB" if gpu else ""

@@ -6,8 +6,6 @@ and takes an absent `current` for "ready". Here each of these must hold, or the 
 1. function state Active (a new function is Pending while FC converts the image);
 2. lastUpdateStatus Successful (until then the version before keeps serving);
 3. provision config `current` >= `target` (an instance counts once /initialize has answered 200).
-
-Failures are given three polls to pass: FC retries image conversion and placement by itself.
 """
 
 from __future__ import annotations
@@ -26,7 +24,9 @@ from infra.fc.client import LATEST, FunctionCompute
 POLL_S = 5.0  # as fc3 polls
 # fc3 waits up to 40 min for the image and 15 min for the instances; both can follow one deploy.
 TIMEOUT_S = 3300.0
-PATIENCE = 3  # the same failure seen this often in a row is final, as in fc3
+PATIENCE = (
+    3  # a failure seen this often in a row is final, as in fc3: FC tries conversion and placement again by itself
+)
 # What fc3 0.1.22 waits out, however often it is seen: FC is still looking for a card, or tries again by itself.
 PASSING = ("resources are being replenished", "an internal error has occurred")
 
@@ -71,50 +71,51 @@ def wait_ready(
     deadline, failures, what = clock() + timeout_s, 0, f"{function}@{qualifier}"
     provision: Any = None
     while True:
-        awaited, failure = look_at_function(fc.get_function(function, qualifier))
-        if not awaited and not failure and not qualifier.isdigit():  # a version cannot hold min instances
+        text, failed = look_at_function(fc.get_function(function, qualifier))
+        if not text and not qualifier.isdigit():  # a version cannot hold min instances
             provision = fc.get_provision(function, qualifier)
-            awaited, failure = look_at_instances(provision)
-        if not awaited and not failure:
+            text, failed = look_at_instances(provision)
+        if not text:
             if not target_of(provision):
                 return f"{what} is ready; no min instances, so a first request waits for a cold start"
             return f"{what} is ready, min instances {provision.current} of {target_of(provision)}"
-        failures = failures + 1 if failure else 0
+        failures = failures + 1 if failed else 0
         if failures >= PATIENCE:
-            raise CheckFailed(f"{what}: {failure}")
-        report(failure or awaited)
+            raise CheckFailed(f"{what}: {text}")
+        report(text)
         if clock() + poll_s > deadline:
-            raise TimedOut(f"{what} is not ready after {timeout_s:.0f} s: {failure or awaited}")
+            raise TimedOut(f"{what} is not ready after {timeout_s:.0f} s: {text}")
         sleep(poll_s)
 
 
-def look_at_function(found: Any) -> tuple[str, str]:
-    """(what is still awaited, what has failed); both empty when ready."""
-    state, update = found.state, found.last_update_status
-    if state == "Failed":
-        return "", f"function state Failed: {reason(found.state_reason_code, found.state_reason)}"
-    if state == "Inactive":
-        return "", "function state Inactive (idle for weeks): invoke it once, FC then prepares it again"
-    if state != "Active":
-        return f"function state {state or 'unknown'}, waiting for Active", ""
-    if update == "Failed":
-        why = reason(found.last_update_status_reason_code, found.last_update_status_reason)
-        return "", f"last update Failed: {why}; the version before it still serves"
-    return ("" if update == "Successful" else f"last update {update or 'unknown'}, waiting for Successful"), ""
+def look_at_function(found: Any) -> tuple[str, bool]:
+    """(what is not right yet, whether it has failed); "" when ready."""
+    match found.state, found.last_update_status:
+        case "Failed", _:
+            return f"function state Failed: {reason(found.state_reason_code, found.state_reason)}", True
+        case "Inactive", _:
+            return "function state Inactive (idle for weeks): invoke it once, FC then prepares it again", True
+        case "Active", "Successful":
+            return "", False
+        case "Active", "Failed":
+            why = reason(found.last_update_status_reason_code, found.last_update_status_reason)
+            return f"last update Failed: {why}; the version before it still serves", True
+        case "Active", update:
+            return f"last update {update or 'unknown'}, waiting for Successful", False
+        case state, _:
+            return f"function state {state or 'unknown'}, waiting for Active", False
 
 
-def look_at_instances(provision: Any | None) -> tuple[str, str]:
-    """The same of its min instances."""
-    target = target_of(provision)
+def look_at_instances(provision: Any) -> tuple[str, bool]:
+    """The same of its min instances; None where there are none."""
     # Never `current or target`: an absent `current` means nothing stands.
-    current = (provision and provision.current) or 0
-    if provision is None or current >= target:
-        return "", ""
+    target, current = target_of(provision), (provision and provision.current) or 0
+    if current >= target:
+        return "", False
     text, error = f"min instances {current} of {target}", provision.current_error
     if not error:
-        return text, ""
-    passing = any(words in error.lower() for words in PASSING)
-    return (f"{text}: {error}", "") if passing else ("", f"{text}: {error}")
+        return text, False
+    return f"{text}: {error}", not any(words in error.lower() for words in PASSING)
 
 
 def target_of(provision: Any | None) -> int:

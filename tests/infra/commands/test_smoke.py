@@ -103,7 +103,9 @@ class TestOverHttp:
         monkeypatch.setattr("infra.commands.smoke.PROMPT", "Is it Paris?")
         with ServiceDouble("wrong") as double:
             results = smoke(double)
-            assert [json.loads(body)["prompt"] for _, path, body in double.seen if path == "/generate"] == ["Is it Paris?"]
+            assert [json.loads(body)["prompt"] for _, path, body in double.seen if path == "/generate"] == [
+                "Is it Paris?"
+            ]
         assert not results["generate"].ok and "Lyon" in results["generate"].detail
 
     def test_a_url_needs_its_scheme(self) -> None:

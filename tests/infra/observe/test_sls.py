@@ -31,7 +31,7 @@ FAILED = {"engine_error", "internal_error", "engine_unavailable"}
 
 
 def found(db: sqlite3.Connection, name: str) -> list[dict[str, Any]]:
-    return rows(db, observe.statement(QUERIES[name]))
+    return rows(db, f"* | {QUERIES[name]['sql']}")
 
 
 @pytest.fixture(scope="module")
