@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import requests
 
-from infra.commands.smoke import DEGENERATE, Deployment, chat_body, failed, one_line, tokens_of
+from infra.commands.smoke import DEGENERATE, Answer, Deployment, chat_body, failed, one_line, tokens_of
 from infra.errors import CheckFailed
 from infra.fc import keys
 
@@ -63,15 +63,6 @@ class Prompt:
     expect: str = ""
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What one prompt brought; `fault` is empty when the answer is language."""
-
-    text: str = ""
-    fault: str = ""
-    tokens: int = 0
-
-
 def prompts() -> list[Prompt]:
     """The 200: a third plain knowledge, a quarter a few tokens long, the rest tasks with up to about 2,000 tokens."""
     known = [Prompt(f"What is the capital of {land}?", city) for land, city in CAPITALS.items()]
@@ -91,7 +82,7 @@ def context(sentences: int) -> str:
     return " ".join(f"Record {n}: parcel {n * 37 % 1000} left the depot on day {n}." for n in range(sentences))
 
 
-def judge(raw: str) -> Reply:
+def judge(raw: str) -> Answer:
     """The fault of one answer, if it has one."""
     body = json.loads(raw)  # NaN and Infinity included
     choice = body["choices"][0]
@@ -103,20 +94,20 @@ def judge(raw: str) -> Reply:
         fault = "empty"
     elif any(run[1] not in RULERS for run in DEGENERATE.finditer(text)) or (len(words) >= 8 and len(set(words)) == 1):
         fault = "degenerate"
-    return Reply(text, fault, tokens_of(body))
+    return Answer(text, tokens_of(body), fault=fault)
 
 
-def ask(deployment: Deployment, prompt: Prompt) -> Reply:
+def ask(deployment: Deployment, prompt: Prompt) -> Answer:
     try:
         answer = deployment.post("/chat", chat_body(prompt.text) | {"max_tokens": MAX_TOKENS, "logprobs": True})
-        return judge(answer.text) if answer.status_code == 200 else Reply(fault=failed(answer))
+        return judge(answer.text) if answer.status_code == 200 else Answer(fault=failed(answer))
     except (requests.RequestException, ValueError, KeyError, IndexError, TypeError) as error:
-        return Reply(fault=f"no chat completion: {error!r}")
+        return Answer(fault=f"no chat completion: {error!r}")
 
 
-def round_of(deployment: Deployment, questions: Sequence[Prompt], at_once: int) -> list[Reply]:
+def round_of(deployment: Deployment, questions: Sequence[Prompt], at_once: int) -> list[Answer]:
     """Every prompt once, `at_once` under way; progress on one line per quarter."""
-    started, replies = time.monotonic(), list[Reply]()
+    started, replies = time.monotonic(), list[Answer]()
     with ThreadPoolExecutor(at_once) as pool:
         for reply in pool.map(lambda prompt: ask(deployment, prompt), questions):
             replies.append(reply)
@@ -126,7 +117,7 @@ def round_of(deployment: Deployment, questions: Sequence[Prompt], at_once: int) 
     return replies
 
 
-def right(questions: Sequence[Prompt], replies: Sequence[Reply]) -> int:
+def right(questions: Sequence[Prompt], replies: Sequence[Answer]) -> int:
     """How many plain questions are answered with the expected word."""
     pairs = zip(questions, replies, strict=True)
     return sum(bool(one.expect) and one.expect.casefold() in reply.text.casefold() for one, reply in pairs)

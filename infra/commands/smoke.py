@@ -15,7 +15,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import requests
@@ -49,41 +49,42 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     if args.target.startswith(("http://", "https://")):
-        results = over_http(Deployment(args.target, keys.own()), args.wait)
+        answers = over_http(Deployment(args.target, keys.own()), args.wait)
     else:
-        results = over_both(options.connect(args), args.target, args.qualifier, args.wait)
+        answers = over_both(options.connect(args), args.target, args.qualifier, args.wait)
     with progress() as shown:
-        judge_all(args.target, results, shown.report)
+        judge_all(args.target, answers, shown.report)
 
 
-def judge_all(target: str, results: Iterable[Result], report: Report = lambda line: None) -> None:
+def judge_all(target: str, answers: Iterable[Answer], report: Report = lambda line: None) -> None:
     """Make the checks, print them as a table. Raises CheckFailed with every failed one and its reason."""
-    shown, wrong = table("", "check", "", ">s", ">TTFT s", ">tokens/s", "answer or reason"), []
-    for result in results:
-        report(f"{result.name}: {'ok' if result.ok else 'FAILED'}")
-        answer = result.answer or Answer("")
-        numbers = ((answer.seconds, 2), (answer.ttft_s, 2), (answer.tokens_per_s, 1))
+    shown, wrong = table("", "check", "", ">s", ">TTFT s", ">tokens/s", "answer or reason"), list[Answer]()
+    for one in answers:
+        report(f"{one.check}: {'FAILED' if one.fault else 'ok'}")
+        numbers = ((one.seconds, 2), (one.ttft_s, 2), (one.tokens_per_s, 1))
         shown.add_row(
-            escape(result.name),
-            "[green]ok[/]" if result.ok else "[bold red]FAILED[/]",
+            escape(one.check),
+            "[bold red]FAILED[/]" if one.fault else "[green]ok[/]",
             *(f"{value:.{digits}f}" if value else "-" for value, digits in numbers),
-            escape(result.detail),
+            escape(one.fault or one_line(one.text)),
         )
-        wrong += [] if result.ok else [result]
+        wrong += [one] if one.fault else []
     console().print(shown)
     if wrong:
-        names, details = ", ".join(one.name for one in wrong), "; ".join(one.detail for one in wrong)
-        raise CheckFailed(f"smoke test of {target} failed: {names}: {details}")
+        names, faults = ", ".join(one.check for one in wrong), "; ".join(one.fault for one in wrong)
+        raise CheckFailed(f"smoke test of {target} failed: {names}: {faults}")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one call brought. Times in seconds; `ttft_s` is known for a streamed answer only."""
+    """What one call brought, and what is wrong with it. Times in seconds; `ttft_s` is known of a streamed one only."""
 
-    text: str
+    text: str = ""
     tokens: int = 0
     seconds: float = 0.0
     ttft_s: float | None = None
+    fault: str = ""
+    check: str = ""
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -92,21 +93,12 @@ class Answer:
         return tokens / seconds if tokens > 0 and seconds > 0 else None
 
 
-@dataclass(frozen=True)
-class Result:
-    name: str
-    ok: bool
-    detail: str
-    answer: Answer | None = None
-
-
-def check(name: str, attempt: Callable[..., Answer], *with_: Any) -> Result:
-    """One check; whatever a service can do wrong becomes a failed result, never a traceback."""
+def check(name: str, attempt: Callable[..., Answer], *with_: Any) -> Answer:
+    """One check; whatever a service can do wrong becomes its fault, never a traceback."""
     try:
-        answer = attempt(*with_)
+        return replace(attempt(*with_), check=name)
     except (InfraError, requests.RequestException) as error:
-        return Result(name, False, str(error))
-    return Result(name, True, one_line(answer.text), answer)
+        return Answer(fault=str(error) or type(error).__name__, check=name)
 
 
 def judge(answer: Answer) -> Answer:
@@ -263,10 +255,10 @@ def events(reply: requests.Response) -> Iterator[str]:
             yield line[5:].strip().decode()
 
 
-def over_http(deployment: Deployment, wait_s: float = 0) -> Iterator[Result]:
+def over_http(deployment: Deployment, wait_s: float = 0) -> Iterator[Answer]:
     health = check("health", deployment.health, wait_s)
     yield health
-    if not health.ok:
+    if health.fault:
         return  # the rest would only fail for the same reason, each after its own time-out
     yield check("chat", chat, deployment.call)
     yield check("stream", deployment.stream)
@@ -275,7 +267,7 @@ def over_http(deployment: Deployment, wait_s: float = 0) -> Iterator[Result]:
         yield check("no key", deployment.stranger)
 
 
-def over_invoke(fc: FunctionCompute, function: str, qualifier: str) -> Iterator[Result]:
+def over_invoke(fc: FunctionCompute, function: str, qualifier: str) -> Iterator[Answer]:
     """InvokeFunction drops status and headers, so the body is all there is to judge."""
     # The function's own timeout counts from when an instance stands; a cold start comes before it.
     patience = fc.get_function(function, qualifier).timeout + LISTEN_WITHIN_S + MAX_INITIALIZER_S
@@ -291,7 +283,7 @@ def over_invoke(fc: FunctionCompute, function: str, qualifier: str) -> Iterator[
     yield check(f"invoke generate @{qualifier}", generate, call)
 
 
-def over_both(fc: FunctionCompute, function: str, qualifier: str, wait_s: float = 0) -> Iterator[Result]:
+def over_both(fc: FunctionCompute, function: str, qualifier: str, wait_s: float = 0) -> Iterator[Answer]:
     """InvokeFunction, and the trigger of the qualifier where it has an open one."""
     yield from over_invoke(fc, function, qualifier)
     if (url := trigger_url(fc, function, qualifier)) is not None:
