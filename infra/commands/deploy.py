@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
         wait(LATEST)
         wait(alias)
         shown.done(f"{name} is deployed; {alias} is version {version}")
-    smoke.judge_all(f"{name}@{alias}", smoke.over_both(fc, name, alias))
+    smoke.try_out(fc, name, alias)
 
 
 def run_s(words: tuple[str, ...]) -> None:

@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--logstore", default=os.environ.get("DEPLOY_LOG_STORE", "chatbot-llm"), help="(%(default)s)")
     parser.add_argument("--endpoint", help="host of SLS (default: REGION.log.aliyuncs.com)")
     parser.add_argument(
-        "--action-policy", default="sls.builtin", metavar="ID", help="of alerts: made in the console (%(default)s)"
+        "--action-policy", default="sls.builtin", metavar="ID", help="made in the console (%(default)s)"
     )
 
 

@@ -31,8 +31,6 @@ from infra.fc import fleet, quotas, template
 from infra.fc.prices import CU_PER_REQUEST, HOURS_PER_MONTH, Size, price
 from infra.fc.service_times import ASSUMED, Columns, Times, fit
 
-Rules = list[Rule]
-
 #: Requests that are simulated: of a longer log the last ones.
 MOST_REQUESTS = 200_000
 #: Shares of the slots that a policy may aim at.
@@ -63,9 +61,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--assume", choices=sorted(ASSUMED), help="a forecast in place of the log's service times")
     parser.add_argument("--times", default=1.0, help="as many requests as in the log (%(default)s)", **number)
     parser.add_argument(
-        "--p95", default=math.inf, help="find the cheapest with 95 %% of answers whole within X s", **number
+        "--p95", default=math.inf, help="find the cheapest with 95 %% of answers whole in X s", **number
     )
-    parser.add_argument("--ttft", default=math.inf, help="... and 95 %% begun within X s", **number)
+    parser.add_argument("--ttft", default=math.inf, help="... and 95 %% begun in X s", **number)
     parser.add_argument("--refused", type=share, default=1.0, metavar="X%%", help="... and at most so many 429")
     parser.add_argument("--min", type=int, metavar="N", help="min instances (default: s.yaml, with its schedules)")
     parser.add_argument("--max", type=int, default=quotas.T4_CARDS_PER_REGION, metavar="N", help="in all (%(default)s)")
@@ -165,8 +163,8 @@ class Tried:
     """A configuration, what became of the load under it, and its price a month."""
 
     least: int
-    schedules: Rules
-    policies: Rules
+    schedules: list[Rule]
+    policies: list[Rule]
     outcome: fleet.Outcome
     paid: float
 
@@ -267,7 +265,7 @@ def cheapest(some: list[Tried], target: Target) -> list[Tried]:
     return sorted((one for one in some if one.meets(target)), key=lambda one: one.paid)[:1]
 
 
-def schedules(plan: Plan, constant: list[Tried], target: Target) -> Iterator[tuple[float, Rules]]:
+def schedules(plan: Plan, constant: list[Tried], target: Target) -> Iterator[tuple[float, list[Rule]]]:
     """(price a month, actions) of all that should meet the target, by the hours of constant minima; cheapest first."""
     bins, at = np.arange(len(plan.weight)), plan.bin[plan.hour]
     cu = [plan.cu(one.outcome, np.full(fleet.WEEK, one.least)) * plan.weight for one in constant]

@@ -20,6 +20,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from infra.commands import options, smoke
@@ -39,10 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     fc, function = options.connect(args), args.function
-
-    def try_out(qualifier: str) -> None:
-        smoke.judge_all(qualifier, smoke.over_both(fc, function, qualifier))
-
+    try_out = partial(smoke.try_out, fc, function)
     require_trigger(fc, function, args.qualifier)
     with progress() as shown:
         step = Release(fc, function, args.qualifier, try_out, waiter(fc, args, shown.report), shown.report)

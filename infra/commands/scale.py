@@ -37,12 +37,8 @@ TIME_ZONE = "Asia/Shanghai"
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.account(parser, qualifier=True)
     parser.add_argument("count", type=int, nargs="?", metavar="N", help="min instances; 0 scales to zero")
-    parser.add_argument(
-        "--schedule",
-        nargs=3,
-        metavar=("NAME", "WHEN", "N"),
-        help="from WHEN on keep N, e.g. morning 'cron(0 30 8 * * MON-FRI)' 2",
-    )
+    example = "from WHEN on keep N, e.g. morning 'cron(0 30 8 * * MON-FRI)' 2"
+    parser.add_argument("--schedule", nargs=3, metavar=("NAME", "WHEN", "N"), help=example)
     parser.add_argument("--unschedule", metavar="NAME", help="take a schedule away")
     parser.add_argument("--time-zone", default=TIME_ZONE, help="of WHEN (%(default)s)")
 

@@ -290,6 +290,11 @@ def over_both(fc: FunctionCompute, function: str, qualifier: str, wait_s: float 
         yield from over_http(Deployment(url, keys.own()), wait_s)
 
 
+def try_out(fc: FunctionCompute, function: str, qualifier: str) -> None:
+    """All checks of a qualifier. Raises CheckFailed."""
+    judge_all(f"{function}@{qualifier}", over_both(fc, function, qualifier))
+
+
 def trigger_url(fc: FunctionCompute, function: str, qualifier: str) -> str | None:
     """The public URL of the HTTP trigger on this qualifier, if one is there and open to the internet."""
     for trigger in fc.triggers(function):
