@@ -56,7 +56,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", type=Path, metavar="OUT.jsonl", help="is gone on with if it exists")
     parser.add_argument("--url", default="http://localhost:8000", help="of the service (%(default)s)")
     parser.add_argument("--at-once", type=int, default=3, metavar="N", help="requests under way, at most (%(default)s)")
-    parser.add_argument("--patience", type=float, default=900, metavar="S", help="s without an answer (%(default)s)")
+    parser.add_argument(
+        "--patience", type=float, default=900, metavar="S", help="give up when S s bring no answer (900)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -60,9 +60,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("log", nargs="*", metavar="LOG", help="files, .gz too; none: an office's day, see --rps")
     parser.add_argument("--assume", choices=sorted(ASSUMED), help="a forecast in place of the log's service times")
     parser.add_argument("--times", default=1.0, help="as many requests as in the log (%(default)s)", **number)
-    parser.add_argument(
-        "--p95", default=math.inf, help="find the cheapest with 95 %% of answers whole in X s", **number
-    )
+    parser.add_argument("--p95", default=math.inf, help="the cheapest with 95 %% of answers whole in X s", **number)
     parser.add_argument("--ttft", default=math.inf, help="... and 95 %% begun in X s", **number)
     parser.add_argument("--refused", type=share, default=1.0, metavar="X%%", help="... and at most so many 429")
     parser.add_argument("--min", type=int, metavar="N", help="min instances (default: s.yaml, with its schedules)")

@@ -17,8 +17,7 @@ that no HTTP trigger would show to callers is refused: it would only cost.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -68,22 +67,17 @@ class Release:
             self.report(f"published version {version}")
         if before is not None and before.version_id == version and not before.additional_version_weight:
             raise CheckFailed(f"{self.alias} already points to version {version}; nothing to release")
-        with self.candidate(version) as candidate:
+        candidate = f"{self.alias}-next"
+        try:
+            self.fc.point_alias(self.function, candidate, version, description="candidate, removed after release")
+            self.fc.put_provision(self.function, candidate, hibernating(self.fc, 1))
             self.wait(candidate)
             self.smoke(candidate)
             self.report(f"version {version} answers; moving {self.alias}")
             self.move(before, version)
-        return version
-
-    @contextmanager
-    def candidate(self, version: str) -> Iterator[str]:
-        name = f"{self.alias}-next"
-        try:
-            self.fc.point_alias(self.function, name, version, description="candidate, removed after release")
-            self.fc.put_provision(self.function, name, hibernating(self.fc, 1))
-            yield name
         finally:
-            self.remove(name)
+            self.remove(candidate)
+        return version
 
     def remove(self, alias: str) -> None:
         """The alias and its min instances; an alias that holds some cannot be deleted."""

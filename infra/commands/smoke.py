@@ -148,8 +148,7 @@ class Deployment:
                     return Answer("healthy")
                 problem = failed(reply)
             except (requests.ConnectionError, requests.Timeout) as error:
-                cause = getattr(error.args[0], "reason", error) if error.args else error
-                problem = f"no connection to {self.url} ({type(cause).__name__})"
+                problem = f"no connection to {self.url} ({type(error).__name__})"
             if time.monotonic() + HEALTH_POLL_S > deadline:
                 raise CheckFailed(problem)
             sleep(HEALTH_POLL_S)
@@ -158,7 +157,7 @@ class Deployment:
         started = time.monotonic()
         wanted = chat_body(QUESTION) | {"stream": True, "stream_options": {"include_usage": True}}
         with self.post("/chat", wanted, stream=True) as reply:
-            if reply.status_code != 200:
+            if status_of(reply) != 200:
                 raise CheckFailed(failed(reply))
             return judge(read_stream(reply, started))
 
@@ -174,25 +173,24 @@ def chat_body(question: str) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": question}], **SAMPLING}
 
 
-def chat(call: Call) -> Answer:
-    body, seconds = call("/chat", chat_body(QUESTION))
+def asked(call: Call, path: str, body: dict[str, Any], text_of: Callable[[Any], str]) -> Answer:
+    """The answer, judged by the text that `text_of` finds in it. Raises CheckFailed."""
+    reply, seconds = call(path, body)
     try:
-        text = body["choices"][0]["message"]["content"]
+        text = text_of(reply) or ""
     except (KeyError, IndexError, TypeError):
-        raise CheckFailed(f"no chat completion: {one_line(json.dumps(body))}") from None
-    return judge(Answer(text or "", tokens_of(body), seconds))
+        raise CheckFailed(f"not what {path} answers: {one_line(json.dumps(reply))}") from None
+    return judge(Answer(text, tokens_of(reply), seconds))
+
+
+def chat(call: Call) -> Answer:
+    return asked(call, "/chat", chat_body(QUESTION), lambda reply: reply["choices"][0]["message"]["content"])
 
 
 def generate(call: Call) -> Answer:
     """Judges what the model added: `text` may begin with the prompt, which proves nothing."""
-    body, seconds = call("/generate", {"prompt": PROMPT, **SAMPLING})
-    try:
-        added, whole = body["choices"][0]["text"], body["text"][0]
-    except (KeyError, IndexError, TypeError):
-        raise CheckFailed(f"no completion with a list under 'text': {one_line(json.dumps(body))}") from None
-    if not str(whole).endswith(str(added)):
-        raise CheckFailed(f"'text' and 'choices' differ: {one_line(whole)} / {one_line(added)}")
-    return judge(Answer(added, tokens_of(body), seconds))
+    wanted = {"prompt": PROMPT, **SAMPLING}
+    return asked(call, "/generate", wanted, lambda reply: str(reply["text"][0]).removeprefix(PROMPT))
 
 
 def status_of(reply: requests.Response) -> int:
