@@ -21,7 +21,7 @@ from rich.table import Table
 from infra.commands import options
 from infra.commands.screen import console, table
 from infra.commands.wait_ready import look_at_function, look_at_instances, target_of
-from infra.fc.client import LATEST, FunctionCompute
+from infra.fc.client import LATEST
 from infra.fc.prices import Size, price
 
 
@@ -32,8 +32,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     fc, name, now, screen = options.connect(args), args.function, datetime.now(UTC), console()
-    function, qualifiers = fc.get_function(name), list(qualifiers_of(fc, name, int(month_began_ms(now))))
-    lived = {one.instance_id: one for qualifier in qualifiers for one in qualifier.month}
+    function, since = fc.get_function(name), int(month_began_ms(now))
+    versions = {LATEST: "unpublished"} | {alias.alias_name: alias.version_id for alias in fc.aliases(name)}
+    qualifiers = [
+        Qualifier(one, version, fc.get_provision(name, one), fc.instances(name, one))
+        for one, version in versions.items()
+    ]
+    listed = [fc.instances(name, one, since) for one in versions] + [one.standing for one in qualifiers]
+    lived = {one.instance_id: one for some in listed for one in some}
     hours = instance_hours(lived.values(), now)
     for part in (
         about(function, fc.triggers(name)),
@@ -47,21 +53,12 @@ def run(args: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class Qualifier:
-    """LATEST or an alias: the two that can hold min instances. `month`: instances that lived since it began."""
+    """LATEST or an alias: the two that can hold min instances."""
 
     name: str
     version: str
     provision: Any | None
     standing: list[Any]
-    month: list[Any]
-
-
-def qualifiers_of(fc: FunctionCompute, name: str, since: int) -> Iterable[Qualifier]:
-    versions = {LATEST: "unpublished"} | {alias.alias_name: alias.version_id for alias in fc.aliases(name)}
-    for qualifier, version in versions.items():
-        standing = fc.instances(name, qualifier)
-        month = [*fc.instances(name, qualifier, since), *standing]
-        yield Qualifier(qualifier, version, fc.get_provision(name, qualifier), standing, month)
 
 
 def month_began_ms(now: datetime) -> float:
