@@ -3,14 +3,12 @@
 Turing's Marlin kernel sums in float16 (other cards: float32), and Qwen's activations are large: an overflow shows as
 "!!!!!!!!" with status 200, first on short prompts. Nothing but a T4 can show it. So: 200 prompts, short ones and long
 ones, each at 1, 4 and 10 at once; no answer may be empty, degenerate or carry a NaN, and plain knowledge must be right.
-Batch sizes take different paths through the kernel, hence the three rounds; first words may differ between rounds
-(float16 sums depend on the batch), so their agreement is shown and not judged.
+Batch sizes take different paths through the kernel, hence the three rounds.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import itertools
 import json
 import math
@@ -22,7 +20,7 @@ from dataclasses import dataclass
 
 import requests
 
-from infra.commands.smoke import DEGENERATE, Deployment, chat_body, failed, one_line
+from infra.commands.smoke import DEGENERATE, Answer, Deployment, chat_body, failed, one_line, tokens_of
 from infra.errors import CheckFailed
 from infra.fc import keys
 
@@ -65,15 +63,6 @@ class Prompt:
     expect: str = ""
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What one prompt brought; `fault` is empty when the answer is language."""
-
-    text: str = ""
-    fault: str = ""
-    tokens: int = 0
-
-
 def prompts() -> list[Prompt]:
     """The 200: a third plain knowledge, a quarter a few tokens long, the rest tasks with up to about 2,000 tokens."""
     known = [Prompt(f"What is the capital of {land}?", city) for land, city in CAPITALS.items()]
@@ -90,51 +79,45 @@ def prompts() -> list[Prompt]:
 
 def context(sentences: int) -> str:
     """A text as retrieval would put before a question, about 12 tokens a sentence."""
-    return " ".join(
-        f"Record {number}: parcel {number * 37 % 1000} left the depot on day {number}." for number in range(sentences)
-    )
+    return " ".join(f"Record {n}: parcel {n * 37 % 1000} left the depot on day {n}." for n in range(sentences))
 
 
-def judge(raw: str) -> Reply:
+def judge(raw: str) -> Answer:
     """The fault of one answer, if it has one."""
     body = json.loads(raw)  # NaN and Infinity included
     choice = body["choices"][0]
     text = choice["message"]["content"] or ""
-    tokens = int(body.get("usage", {}).get("completion_tokens", 0))
-    entries = (choice.get("logprobs") or {}).get("content") or []
+    words, entries, fault = text.split(), (choice.get("logprobs") or {}).get("content") or [], ""
     if any(entry["logprob"] is None or not math.isfinite(entry["logprob"]) for entry in entries):
-        return Reply(text, "a log probability is not a number", tokens)
-    words = text.split()
-    if not words:
-        return Reply(text, "empty", tokens)
-    if any(run[1] not in RULERS for run in DEGENERATE.finditer(text)) or (len(words) >= 8 and len(set(words)) == 1):
-        return Reply(text, "degenerate", tokens)
-    return Reply(text, tokens=tokens)
+        fault = "a log probability is not a number"
+    elif not words:
+        fault = "empty"
+    elif any(run[1] not in RULERS for run in DEGENERATE.finditer(text)) or (len(words) >= 8 and len(set(words)) == 1):
+        fault = "degenerate"
+    return Answer(text, tokens_of(body), fault=fault)
 
 
-def ask(deployment: Deployment, prompt: Prompt) -> Reply:
+def ask(deployment: Deployment, prompt: Prompt) -> Answer:
     try:
         answer = deployment.post("/chat", chat_body(prompt.text) | {"max_tokens": MAX_TOKENS, "logprobs": True})
-        return judge(answer.text) if answer.status_code == 200 else Reply(fault=failed(answer))
+        return judge(answer.text) if answer.status_code == 200 else Answer(fault=failed(answer))
     except (requests.RequestException, ValueError, KeyError, IndexError, TypeError) as error:
-        return Reply(fault=f"no chat completion: {error!r}")
+        return Answer(fault=f"no chat completion: {error!r}")
 
 
-def round_of(deployment: Deployment, questions: Sequence[Prompt], at_once: int) -> list[Reply]:
+def round_of(deployment: Deployment, questions: Sequence[Prompt], at_once: int) -> list[Answer]:
     """Every prompt once, `at_once` under way; progress on one line per quarter."""
-    started = time.monotonic()
-    replies: list[Reply] = []
+    started, replies = time.monotonic(), list[Answer]()
     with ThreadPoolExecutor(at_once) as pool:
-        for reply in pool.map(functools.partial(ask, deployment), questions):
+        for reply in pool.map(lambda prompt: ask(deployment, prompt), questions):
             replies.append(reply)
             if len(replies) % max(1, len(questions) // 4) == 0:
-                seconds = time.monotonic() - started
-                rate = sum(one.tokens for one in replies) / seconds
+                rate = sum(one.tokens for one in replies) / (time.monotonic() - started)
                 print(f"  {at_once:2} at once: {len(replies):3} of {len(questions)}, {rate:.0f} tokens/s", flush=True)
     return replies
 
 
-def right(questions: Sequence[Prompt], replies: Sequence[Reply]) -> int:
+def right(questions: Sequence[Prompt], replies: Sequence[Answer]) -> int:
     """How many plain questions are answered with the expected word."""
     pairs = zip(questions, replies, strict=True)
     return sum(bool(one.expect) and one.expect.casefold() in reply.text.casefold() for one, reply in pairs)
@@ -143,26 +126,20 @@ def right(questions: Sequence[Prompt], replies: Sequence[Reply]) -> int:
 def run(args: argparse.Namespace) -> None:
     """Raises CheckFailed with the faults found and the escape order."""
     deployment, questions = Deployment(args.url, keys.own(), REQUEST_LIMIT_S), prompts()
-    problems, count = [], len(AT_ONCE) * len(questions)
-    plain = sum(bool(prompt.expect) for prompt in questions)
-    first: list[str] = []
+    problems, count, plain = list[str](), len(AT_ONCE) * len(questions), sum(bool(one.expect) for one in questions)
     for at_once in AT_ONCE:
         replies = round_of(deployment, questions, at_once)
-        for prompt, reply in zip(questions, replies, strict=True):
-            if reply.fault:
-                problems.append(
-                    f"{at_once} at once, {one_line(prompt.text, 40)!r}: {reply.fault} {one_line(reply.text, 40)!r}"
-                )
+        problems += [
+            f"{at_once} at once, {one_line(prompt.text, 40)!r}: {reply.fault} {one_line(reply.text, 40)!r}"
+            for prompt, reply in zip(questions, replies, strict=True)
+            if reply.fault
+        ]
         known = right(questions, replies)
-        print(f"  {at_once:2} at once: {known} of {plain} plain questions right", flush=True)
         if known < RIGHT_SHARE * plain:
             problems.append(f"{at_once} at once: only {known} of {plain} plain questions right")
-        words = [" ".join(reply.text.split()[:1]) for reply in replies]
-        first = first or words
-        same = sum(a == b for a, b in zip(first, words, strict=True))
-        print(f"  {at_once:2} at once: {same} of {len(words)} first words as with 1 at once", flush=True)
+        print(f"  {at_once:2} at once: {known} of {plain} plain questions right", flush=True)
     if problems:
-        shown = "\n  ".join(problems[:20])
-        more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise CheckFailed(f"{len(problems)} faults in {count} answers:\n  {shown}{more}\n{ESCAPES}")
+        more = [f"and {len(problems) - 20} more"] if len(problems) > 20 else []
+        shown = "\n  ".join(problems[:20] + more)
+        raise CheckFailed(f"{len(problems)} faults in {count} answers:\n  {shown}\n{ESCAPES}")
     print(f"accepted: {count} answers, none degenerate", flush=True)

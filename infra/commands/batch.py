@@ -16,9 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
-import itertools
 import json
-import os
 import queue
 import random
 import threading
@@ -28,19 +26,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import requests
 
 from infra.commands import options, smoke
-from infra.commands.screen import Progress, progress
+from infra.commands.screen import progress
 from infra.errors import CheckFailed, InfraError, TimedOut, WrongUsage
 from infra.fc import keys, template
 from infra.fc.prices import Size, price
 from infra.fc.quotas import MAX_REQUEST_BYTES
 
-#: Worth sending again: no room, and what a fresh instance or a second try may answer.
-NO_ROOM, PASSING = frozenset({429, 503}), frozenset({408, 500, 502, 504})
+#: Worth sending again: no room or nobody there (0), and what a fresh instance or a second try may answer.
+NO_ROOM, PASSING = {0, 429, 503}, {408, 500, 502, 504}
 #: Tries of what fails in passing before its failure is the answer.
 TRIES = 4
 #: Longest wait that a Retry-After is believed, seconds; and the waits between tries without one.
@@ -49,6 +47,7 @@ LONGEST_WAIT_S, WAITS_S = 120.0, (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 GROW_AFTER = 10
 #: An answer that waited this long for a slot was in somebody's way, ms.
 IN_THE_WAY_MS = 50.0
+REPORT_S = 5.0
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +57,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", default="http://localhost:8000", help="of the service (%(default)s)")
     parser.add_argument("--at-once", type=int, default=3, metavar="N", help="requests under way, at most (%(default)s)")
     parser.add_argument(
-        "--patience", type=float, default=900, metavar="S", help="give up after S s without an answer (%(default)s)"
+        "--patience", type=float, default=900, metavar="S", help="give up when S s bring no answer (900)"
     )
 
 
@@ -66,55 +65,46 @@ def run(args: argparse.Namespace) -> None:
     """Send what has no answer yet, and print tokens, rate and cost. Raises CheckFailed if answers are refusals."""
     if args.at_once < 1 or args.patience <= 0:
         raise WrongUsage("--at-once and --patience must be above 0")
-    lines, cu_per_s = read(args.source), None
+    known, cu_per_s = read(args.source), None
     with contextlib.suppress(InfraError):  # without `s` nobody knows the size of an instance: no price then
         cu_per_s = Size.of(template.render_any()).cu_per_second("active")
-    deployment = smoke.Deployment(args.url, keys.own())
-    with opened(args.target, set(lines)) as answers, args.source.open("rb") as source:
-        todo = [line for line in lines.values() if line.custom_id not in answers.done]
+    with opened(args.target, known) as answers, args.source.open("rb") as source:
+        todo, began = len(known) - len(answers.done), time.monotonic()
+        lines = (json.loads(raw) for raw in source if raw.strip())
+        new = (line for line in lines if line["custom_id"] not in answers.done)
+        sender, reported = Sender(smoke.Deployment(args.url, keys.own()), new, args.patience), began
         with progress() as shown:
-            sender = Sender(deployment, answers, args.at_once, args.patience)
-            sender.send(todo, source, shown, len(lines))
-        print(last_line(sender, answers, len(lines), cu_per_s, args.currency))
+            for sent, (custom_id, reply) in enumerate(sender.replies(todo, args.at_once), 1):
+                answers.write(custom_id, reply)
+                if (now := time.monotonic()) - reported >= REPORT_S or sent == todo:
+                    reported, rate = now, sent / (now - began)
+                    left = f"{rate:.1f}/s, {(todo - sent) / rate:,.0f} s left"
+                    shown.report(f"{len(answers.done):,} of {len(known):,}, {left}")
+        print(last_line(answers, len(known), todo, time.monotonic() - began, cu_per_s, args.currency))
         if answers.refused:
-            raise CheckFailed(f"{answers.refused} of {len(lines)} were refused: look for a status_code of 400 or more")
+            raise CheckFailed(f"{answers.refused} of {len(known)} were refused: look for a status_code of 400 or more")
 
 
-@dataclass(frozen=True)
-class Line:
-    """Where a request stands in IN: `start` and `size` in bytes."""
-
-    custom_id: str
-    url: str
-    start: int
-    size: int
-
-
-def read(path: Path) -> dict[str, Line]:
-    """Check all of IN before anything is sent. Raises WrongUsage naming the line and what is wrong with it."""
-    lines: dict[str, Line] = {}
-    number = start = 0
+def read(path: Path) -> set[str]:
+    """Check all of IN before anything is sent; its custom_ids. Raises WrongUsage naming the line and what is wrong."""
+    found = set[str]()
     try:
         with path.open("rb") as source:
-            for raw in source:
-                number += 1
-                if raw.strip():
-                    line = _checked(json.loads(raw), start, len(raw))
-                    if line.custom_id in lines:
-                        raise ValueError(f"custom_id {line.custom_id!r} stands there twice")
-                    lines[line.custom_id] = line
-                start += len(raw)
+            for number, raw in enumerate(source, 1):
+                try:
+                    found |= {_checked(raw, found)} if raw.strip() else set()
+                except ValueError as error:
+                    raise WrongUsage(f"{path}, line {number}: {error}") from None
     except OSError as error:
         raise WrongUsage(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise WrongUsage(f"{path}, line {number}: {error}") from None
-    if not lines:
+    if not found:
         raise WrongUsage(f"{path} has no request in it")
-    return lines
+    return found
 
 
-def _checked(value: Any, start: int, size: int) -> Line:
-    """One line of IN. Raises ValueError."""
+def _checked(raw: bytes, before: set[str]) -> str:
+    """The custom_id of a line of IN. Raises ValueError."""
+    value = json.loads(raw)
     if not isinstance(value, dict) or not isinstance(value.get("body"), dict):
         raise ValueError('not an object with "custom_id", "method", "url" and an object "body"')
     custom_id, url = value.get("custom_id"), value.get("url")
@@ -124,88 +114,82 @@ def _checked(value: Any, start: int, size: int) -> Line:
         raise ValueError('method must be "POST" and url a path of the service, such as "/v1/chat/completions"')
     if value["body"].get("stream"):
         raise ValueError("body.stream: an answer in a batch comes whole; leave it out")
-    if size > MAX_REQUEST_BYTES:
+    if len(raw) > MAX_REQUEST_BYTES:
         raise ValueError(f"longer than the {MAX_REQUEST_BYTES} bytes that Function Compute takes")
-    return Line(custom_id, url, start, size)
+    if custom_id in before:
+        raise ValueError(f"custom_id {custom_id!r} stands there twice")
+    return custom_id
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of one try. `status` 0: no whole answer."""
+    """What came of one try. `status` 0: no whole answer, for the reason in `problem`. `body` is JSON."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
-    content: bytes = b""
+    body: Any = None
     problem: str = ""
 
-    def body(self) -> Any:
-        """The answer as JSON; what is none, as the error it is."""
-        try:
-            return json.loads(self.content)
-        except ValueError:
-            return {"error": {"message": self.problem, "type": "server_error", "param": None, "code": None}}
-
-    def retry_after(self) -> float:
-        """Seconds that the answer wants nothing to be sent; 0 where it gives none."""
-        try:
-            return min(LONGEST_WAIT_S, max(0.0, float(self.headers.get("retry-after", 0))))
-        except ValueError:  # a date, which neither the service nor Function Compute sends
-            return 0.0
+    def retry_after_s(self) -> float:
+        """How long the answer wants nothing to be sent; 0 where it gives no number of seconds."""
+        text = self.headers.get("retry-after", "")
+        return min(LONGEST_WAIT_S, float(text)) if text.isdecimal() else 0.0
 
 
 class Answers:
-    """OUT. `done` are the custom_ids that stand in it; only whole lines do."""
+    """OUT. `done` are the custom_ids that stand in it, `prompt` and `completion` their tokens.
 
-    def __init__(self, file: FileIO, path: Path) -> None:
+    `card_ms` is what those written by this run had of the card, `before` the tokens that stood there before it.
+    """
+
+    def __init__(self, file: FileIO, path: Path, known: set[str]) -> None:
+        """Take in what stands there, and drop half a line at its end. Raises WrongUsage: not of this batch."""
         self._file, self.path = file, path
         self.done: set[str] = set()
-        self.refused = 0
-        self.tokens = [0, 0]
-
-    def load(self, known: set[str]) -> None:
-        """Take in what stands there, and drop half a line at its end. Raises WrongUsage: not of this batch."""
-        whole = 0
-        with self.path.open("rb") as file:
-            for number, raw in enumerate(file, 1):
+        self.refused = self.prompt = self.completion = whole = 0
+        self.card_ms = 0.0
+        with path.open("rb") as there:
+            for number, raw in enumerate(there, 1):
                 if not raw.endswith(b"\n"):
                     break
                 try:
-                    answer = json.loads(raw)
-                    custom_id = answer["custom_id"]
-                    self._count(answer)
+                    custom_id = self._count(json.loads(raw))
                 except (ValueError, KeyError, TypeError):
-                    raise WrongUsage(f"{self.path}, line {number}: no answer of a batch; name another OUT") from None
+                    raise WrongUsage(f"{path}, line {number}: no answer of a batch; name another OUT") from None
                 if custom_id not in known or custom_id in self.done:
-                    raise WrongUsage(f"{self.path}, line {number}: {custom_id!r} belongs to another batch")
+                    raise WrongUsage(f"{path}, line {number}: {custom_id!r} belongs to another batch")
                 self.done.add(custom_id)
                 whole += len(raw)
-        self._file.truncate(whole)
+        file.truncate(whole)
+        self.before = self.prompt + self.completion
 
-    def _count(self, answer: dict[str, Any]) -> None:
-        response = answer["response"]
-        self.refused += response is None or response["status_code"] >= 400
-        body = response["body"] if response else None
-        usage = (body.get("usage") if isinstance(body, dict) else None) or {}
-        for at, names in enumerate((("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))):
-            self.tokens[at] += next((usage[name] for name in names if isinstance(usage.get(name), int)), 0)
+    def _count(self, answer: dict[str, Any]) -> str:
+        response = answer["response"] or {"status_code": 0, "body": None}
+        self.refused += not 0 < response["status_code"] < 400
+        usage = (isinstance(response["body"], dict) and response["body"].get("usage")) or {}
+        self.prompt += usage.get("prompt_tokens") or usage.get("input_tokens") or 0
+        self.completion += usage.get("completion_tokens") or usage.get("output_tokens") or 0
+        return str(answer["custom_id"])
 
     def write(self, custom_id: str, reply: Reply) -> None:
         """Append one line. Raises InfraError when the disk does not take it."""
-        came = {"status_code": reply.status, "request_id": reply.headers.get("x-request-id", ""), "body": reply.body()}
+        request_id = reply.headers.get("x-request-id", "")
         answer = {
             "id": f"batch_req_{uuid.uuid4().hex}",
             "custom_id": custom_id,
-            "response": came if reply.status else None,
-            "error": None if reply.status else {"code": "no_answer", "message": reply.problem},
+            "response": {"status_code": reply.status, "request_id": request_id, "body": reply.body},
+            "error": None,
         }
+        if not reply.status:
+            answer |= {"response": None, "error": {"code": "no_answer", "message": reply.problem}}
         rest = memoryview(json.dumps(answer, ensure_ascii=False).encode() + b"\n")
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
             raise InfraError(f"cannot write {self.path}: {error.strerror}; make room and run it again") from None
-        self._count(answer)
-        self.done.add(custom_id)
+        self.done.add(self._count(answer))
+        self.card_ms += smoke.timing(reply.headers, "card") or 0.0
 
 
 @contextlib.contextmanager
@@ -220,9 +204,7 @@ def opened(path: Path, known: set[str]) -> Iterator[Answers]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise WrongUsage(f"{path} is being written by another batch") from None
-        answers = Answers(file, path)
-        answers.load(known)
-        yield answers
+        yield Answers(file, path, known)
 
 
 class Room:
@@ -252,120 +234,105 @@ class Room:
             self._free.notify_all()
 
 
-@dataclass
 class Sender:
-    """Sends with `at_once` threads; the caller's own thread writes."""
+    """Sends `lines` of IN, with threads that end with this program."""
 
-    deployment: smoke.Deployment
-    answers: Answers
-    at_once: int
-    patience_s: float
-    sent: int = 0
-    seconds: float = 0.0
-    card_ms: float | None = None
-    tokens_before: int = 0
-    _last: float = field(default_factory=time.monotonic)
-    _stop: threading.Event = field(default_factory=threading.Event)
+    def __init__(self, deployment: smoke.Deployment, lines: Iterator[dict[str, Any]], patience_s: float) -> None:
+        self._deployment, self._lines, self._patience_s = deployment, lines, patience_s
+        self._reading, self._stop, self._problem = threading.Lock(), threading.Event(), ""
+        self._found = queue.SimpleQueue[tuple[str, Reply] | BaseException]()
 
-    def send(self, todo: list[Line], source: BinaryIO, shown: Progress, everything: int) -> None:
-        """Return once every line has its answer. Raises TimedOut after `patience_s` seconds without any."""
-        lines, found = iter(todo), queue.SimpleQueue[tuple[Line, Reply] | BaseException]()
-        room = Room(self.at_once)
-        self.tokens_before = sum(self.answers.tokens)
-
-        def work() -> None:
-            try:
-                with requests.Session() as session:
-                    session.headers["content-type"] = "application/json"
-                    session.headers.update(self.deployment.headers)
-                    for line in lines:  # a list's iterator gives each to one thread
-                        if self._stop.is_set():
-                            return
-                        raw = os.pread(source.fileno(), line.size, line.start)
-                        body = json.dumps(json.loads(raw)["body"]).encode()
-                        found.put((line, self._answer(session, room, line, body)))
-            except BaseException as error:
-                found.put(error)
-
-        for number in range(min(self.at_once, len(todo))):
-            threading.Thread(target=work, name=f"send-{number}", daemon=True).start()
-        began = reported = time.monotonic()
+    def replies(self, count: int, at_once: int) -> Iterator[tuple[str, Reply]]:
+        """The final reply to each custom_id, as they come. Raises TimedOut when `patience_s` seconds bring none."""
+        self._room = Room(at_once)
+        for _ in range(min(at_once, count)):
+            threading.Thread(target=self._work, daemon=True).start()
         try:
-            for self.sent in range(1, len(todo) + 1):
-                one = found.get()
+            for _ in range(count):
+                one = self._found.get(timeout=self._patience_s)
                 if isinstance(one, BaseException):
                     raise one
-                line, reply = one
-                self.answers.write(line.custom_id, reply)
-                self._last = time.monotonic()
-                if (card_ms := smoke.timing(reply.headers, "card")) is not None:
-                    self.card_ms = (self.card_ms or 0.0) + card_ms
-                self.seconds = time.monotonic() - began
-                if time.monotonic() - reported >= 5 or self.sent == len(todo):
-                    reported = time.monotonic()
-                    rate = self.sent / self.seconds
-                    left = (len(todo) - self.sent) / rate
-                    shown.report(f"{len(self.answers.done):,} of {everything:,}, {rate:.1f}/s, {left:,.0f} s left")
+                yield one
+        except queue.Empty:
+            last = f", the last try: {self._problem}" if self._problem else ""
+            text = f"no answer for {self._patience_s:g} s{last}; the same command goes on from here"
+            raise TimedOut(text) from None
         finally:
             self._stop.set()
 
-    def _answer(self, session: requests.Session, room: Room, line: Line, body: bytes) -> Reply:
-        """An answer that is final. Raises TimedOut when nobody has had any for `patience_s` seconds."""
-        passing = broken = 0
-        for turn in itertools.count():
-            room.enter()
-            reply = self._post(session, line.url, body)
-            full = reply.status in NO_ROOM
+    def _next(self) -> dict[str, Any] | None:
+        with self._reading:
+            return next(self._lines, None)
+
+    def _work(self) -> None:
+        try:
+            with requests.Session() as session:
+                session.headers.update({"content-type": "application/json", **self._deployment.headers})
+                while line := self._next():
+                    if (reply := self._answer(session, line["url"], json.dumps(line["body"]).encode())) is None:
+                        return
+                    self._found.put((line["custom_id"], reply))
+        except BaseException as error:
+            self._found.put(error)
+
+    def _answer(self, session: requests.Session, url: str, body: bytes) -> Reply | None:
+        """An answer that is final; None where nobody waits for it any more."""
+        passing = broken = turn = 0
+        while True:
+            self._room.enter()
+            if self._stop.is_set():
+                return None
+            reply = self._post(session, url, body)
             wait_s = WAITS_S[min(turn, len(WAITS_S) - 1)] * random.uniform(0.5, 1)
-            good = reply.status not in {0, *NO_ROOM} and (smoke.timing(reply.headers, "queue") or 0.0) < IN_THE_WAY_MS
-            room.leave(good, (reply.retry_after() or wait_s) if full or not reply.status else 0.0)
-            passing += reply.status in PASSING
-            broken += not reply.status and self._anybody(session)
+            full = reply.status in NO_ROOM
+            good = not full and (smoke.timing(reply.headers, "queue") or 0.0) < IN_THE_WAY_MS
+            self._room.leave(good, (reply.retry_after_s() or wait_s) if full else 0.0)
             if reply.status == 401:
                 raise WrongUsage(f"{reply.problem}: set CHATBOT_API_KEY to one of the service's keys")
-            if passing == TRIES or broken == TRIES or reply.status not in {0, *NO_ROOM, *PASSING}:
+            passing += reply.status in PASSING
+            broken += not reply.status and self._anybody(session)
+            if TRIES in (passing, broken) or reply.status not in NO_ROOM | PASSING:
                 return reply
-            if time.monotonic() - self._last > self.patience_s or self._stop.is_set():
-                raise TimedOut(
-                    f"no answer for {self.patience_s:g} s, {line.custom_id} last: {reply.problem}; "
-                    "the same command goes on from here"
-                )
+            self._problem, turn = reply.problem, turn + 1
             if reply.status in PASSING:
                 self._stop.wait(wait_s)
-        raise AssertionError("it counts for ever")
 
     def _anybody(self, session: requests.Session) -> bool:
         """Whether the service is there: then it was the request that broke its connection."""
         try:
-            session.get(f"{self.deployment.url}/health", **self.deployment.options)
+            session.get(f"{self._deployment.url}/health", **self._deployment.options)
         except requests.RequestException:
             return False
         return True
 
     def _post(self, session: requests.Session, url: str, body: bytes) -> Reply:
         try:
-            came = session.post(self.deployment.url + url, data=body, **self.deployment.options)
+            came = session.post(self._deployment.url + url, data=body, **self._deployment.options)
         except requests.RequestException as error:
-            return Reply(0, problem=f"no whole answer from {self.deployment.url} ({type(error).__name__})")
-        # FC reports a function that could not start as HTTP 200 with this header.
-        status = 500 if came.status_code == 200 and "x-fc-error-type" in came.headers else came.status_code
-        return Reply(status, came.headers, came.content, smoke.failed(came) if status >= 400 else "")
+            return Reply(0, problem=f"no whole answer from {self._deployment.url} ({type(error).__name__})")
+        status = smoke.status_of(came)
+        problem = smoke.failed(came) if status >= 400 else ""
+        try:
+            answer = came.json()
+        except ValueError:
+            answer = {"error": {"message": problem, "type": "server_error", "param": None, "code": None}}
+        return Reply(status, came.headers, answer, problem)
 
 
-def last_line(sender: Sender, answers: Answers, everything: int, cu_per_s: float | None, currency: str) -> str:
-    """What the whole batch has, and the rate and cost of this run."""
-    prompt, completion = answers.tokens
+def last_line(
+    answers: Answers, everything: int, sent: int, seconds: float, cu_per_s: float | None, currency: str
+) -> str:
+    """What the whole batch has, and the rate and cost of this run, which sent `sent` lines in `seconds`."""
     text = (
         f"{len(answers.done):,} of {everything:,} answered, {answers.refused:,} of them refused; "
-        f"{prompt:,} prompt and {completion:,} completion tokens"
+        f"{answers.prompt:,} prompt and {answers.completion:,} completion tokens"
     )
-    if not sender.sent:
+    if not sent:
         return f"{text}; nothing was left to do"
-    rate = (prompt + completion - sender.tokens_before) / max(sender.seconds, 1e-9)
-    text += f"; this run: {sender.sent:,} in {sender.seconds:,.0f} s, {rate:,.0f} tokens/s"
-    if sender.card_ms is None:  # not this service's answers, or of a version before `card` in Server-Timing
-        return text
-    text += f", {sender.card_ms / 1000:,.1f} s of the card"
-    if cu_per_s is None:
-        return text
-    return f"{text}, {price(sender.card_ms / 1000 * cu_per_s, currency):,.4f} {currency} at list price"
+    rate = (answers.prompt + answers.completion - answers.before) / seconds
+    text += f"; this run: {sent:,} in {seconds:,.0f} s, {rate:,.0f} tokens/s"
+    card_s = answers.card_ms / 1000  # 0 from another service, or a version before `card` in Server-Timing
+    text += f", {card_s:,.1f} s of the card" if card_s else ""
+    return text + (
+        f", {price(card_s * cu_per_s, currency):,.4f} {currency} at list price" if card_s and cu_per_s else ""
+    )

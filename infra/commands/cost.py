@@ -28,25 +28,20 @@ def run(args: argparse.Namespace) -> None:
         f"one instance: {size.vcpu:g} vCPU, {size.memory_mb / 1024:g} GB, "
         f"{size.gpu_memory_mb / 1024:g} GB of T4, {size.disk_mb / 1024:g} GB disk"
     )
-    shown = table(title, "what", ">CU", f">{currency}")
-    shown.caption = "list prices of 2026-07-24, Alibaba Cloud FC billing pages; source in infra/fc/prices.py"
-
-    def row(what: str, cu: float, digits: int = 2) -> None:
-        shown.add_row(what, f"{cu:,.0f}", f"{price(cu, currency):,.{digits}f}")
-
-    row("an hour active", size.cu(1, 0))
-    row("an hour hibernated", size.cu(0, 1))
-    row("10,000 requests", size.cu(0, 0, 10_000), 4)
-    shown.add_section()
-    row(f"month ({HOURS_PER_MONTH} h) always hibernated", size.cu(0, HOURS_PER_MONTH))
-    row(
-        f"month of {active:g} h active, {asleep:g} h hibernated, {args.requests:,.0f} requests",
-        size.cu(active, asleep, args.requests),
-    )
-    row("month never hibernated (alwaysAllocate true)", size.cu(HOURS_PER_MONTH, 0))
+    month = f"month of {active:g} h active, {asleep:g} h hibernated, {args.requests:,.0f} requests"
+    rows = [  # what, CU, digits of the price
+        ("an hour active", size.cu(1, 0), 2),
+        ("an hour hibernated", size.cu(0, 1), 2),
+        ("10,000 requests", size.cu(0, 0, 10_000), 4),
+        (f"month ({HOURS_PER_MONTH} h) always hibernated", size.cu(0, HOURS_PER_MONTH), 2),
+        (month, size.cu(active, asleep, args.requests), 2),
+        ("month never hibernated (alwaysAllocate true)", size.cu(HOURS_PER_MONTH, 0), 2),
+    ]
     if (rate := args.tokens_per_second) is not None:
         if rate <= 0:
             raise InfraError("--tokens-per-second must be above 0: measure it with `smoke` or the bench")
-        shown.add_section()
-        row(f"1,000 tokens at {rate:g} tokens/s, busy", size.cu(1000 / rate / 3600, 0), 5)
+        rows.append((f"1,000 tokens at {rate:g} tokens/s, busy", size.cu(1000 / rate / 3600, 0), 5))
+    cells = ((what, f"{cu:,.0f}", f"{price(cu, currency):,.{digits}f}") for what, cu, digits in rows)
+    shown = table(title, "what", ">CU", f">{currency}", rows=cells)
+    shown.caption = "list prices of 2026-07-24, Alibaba Cloud FC billing pages; source in infra/fc/prices.py"
     console().print(shown)

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 
 from infra.commands import options, smoke, wait_ready
-from infra.commands.screen import Report, progress
+from infra.commands.screen import progress
 from infra.errors import CheckFailed
 from infra.fc import keys, serverless_devs
-from infra.fc.client import LATEST, FunctionCompute
+from infra.fc.client import LATEST
 
 ALL = ("deploy", "-y", "--skip-push")
 #: fc3 creates the whole function then, image included; of one that exists it would leave the image as it is.
@@ -26,7 +25,6 @@ FUNCTION_ALONE = ("deploy", "--function", "config", "-y", "--skip-push")
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.account(parser, qualifier=True)
     wait_ready.waiting(parser)
-    smoke.asking(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -34,28 +32,23 @@ def run(args: argparse.Namespace) -> None:
     keys.check_own()
     fc, name, alias = options.connect(args), args.function, args.qualifier
     with progress() as shown:
-        wait = wait_ready.waiter(fc, args, shown.report)
-        if alias != LATEST:
-            prepare(fc, name, alias, wait, shown.report)
+        wait, version = wait_ready.waiter(fc, args, shown.report), LATEST
+        if alias != LATEST:  # on a version of what LATEST is now, so that traffic stays where it is
+            if not fc.exists(name):
+                run_s(FUNCTION_ALONE)
+            found = fc.get_alias(name, alias)
+            version = found.version_id if found else ""
+            if not version:
+                wait(LATEST)
+                version = fc.publish(name, "what the alias began with")
+                fc.point_alias(name, alias, version)
         run_s(ALL)
         if alias != LATEST:
             fc.delete_provision(name, LATEST)
         wait(LATEST)
         wait(alias)
-        found = None if alias == LATEST else fc.get_alias(name, alias)
-        shown.done(f"{name} is deployed; {alias} is version {found.version_id if found else LATEST}")
-    smoke.judge_all(f"{name}@{alias}", smoke.over_both(fc, name, alias, smoke.Words.chosen(args)))
-
-
-def prepare(fc: FunctionCompute, name: str, alias: str, wait: Callable[[str], str], report: Report) -> None:
-    """The alias, on a version of what LATEST is now, so that traffic stays where it is."""
-    if not fc.exists(name):
-        run_s(FUNCTION_ALONE)
-    if fc.get_alias(name, alias) is None:
-        wait(LATEST)
-        version = fc.publish(name, "what the alias began with")
-        fc.point_alias(name, alias, version)
-        report(f"alias {alias} made, on version {version}")
+        shown.done(f"{name} is deployed; {alias} is version {version}")
+    smoke.try_out(fc, name, alias)
 
 
 def run_s(words: tuple[str, ...]) -> None:

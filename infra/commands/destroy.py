@@ -36,8 +36,10 @@ def run(args: argparse.Namespace) -> None:
     print(f"will be deleted in {args.region}:")
     for what, _ in steps:
         print(f"  {what}")
-    if not args.yes:
-        confirm(args.function)
+    if not args.yes and not sys.stdin.isatty():
+        raise WrongUsage("nobody is there to ask: add --yes")
+    if not args.yes and input(f"type {args.function} to delete it: ").strip() != args.function:
+        raise WrongUsage("another name was typed: nothing was deleted")
     for what, delete in steps:
         delete()
         print(f"deleted: {what}")
@@ -46,26 +48,14 @@ def run(args: argparse.Namespace) -> None:
     print(f"{args.function} is gone\n{LEFT}")
 
 
-def confirm(function: str) -> None:
-    """Raises WrongUsage unless somebody types the function's name."""
-    if not sys.stdin.isatty():
-        raise WrongUsage("nobody is there to ask: add --yes")
-    if input(f"type {function} to delete it: ").strip() != function:
-        raise WrongUsage("another name was typed: nothing was deleted")
-
-
 def plan(fc: FunctionCompute, function: str) -> Iterator[tuple[str, Callable[[], None]]]:
     """Everything there is, in the order it can be deleted: in words, and how."""
     aliases = [alias.alias_name for alias in fc.aliases(function)]
-    for qualifier in [*aliases, LATEST]:
-        provision = fc.get_provision(function, qualifier)
-        if provision is not None:
-            yield (
-                f"{target_of(provision)} min instance(s) of {qualifier}",
-                partial(fc.delete_provision, function, qualifier),
-            )
-    for trigger in fc.triggers(function):
-        name = trigger.trigger_name
+    for name in [*aliases, LATEST]:
+        if (provision := fc.get_provision(function, name)) is not None:
+            what = f"{target_of(provision)} min instance(s) of {name}"
+            yield what, partial(fc.delete_provision, function, name)
+    for name in [trigger.trigger_name for trigger in fc.triggers(function)]:
         yield f"trigger {name}", partial(fc.delete_trigger, function, name)
     for name in aliases:
         yield f"alias {name}", partial(fc.delete_alias, function, name)

@@ -16,9 +16,7 @@ from infra.fc import keys
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--new", action="store_true", help='make a key; prints it and its digest for `eval "$(... digest --new)"`'
-    )
+    parser.add_argument("--new", action="store_true", help="make a key; prints it and its digest, for a shell's `eval`")
 
 
 def run(args: argparse.Namespace) -> None:

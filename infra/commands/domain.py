@@ -55,22 +55,18 @@ def pem(file: Path) -> str:
 
 def bind(fc: FunctionCompute, domain: str, function: str, qualifier: str, certificate: tuple[str, str] | None) -> str:
     """Route every path of the domain to function@qualifier; the protocol it then speaks. Raises CheckFailed."""
-    there = fc.get_domain(domain)
+    there, models = fc.get_domain(domain), fc.models
     routes = list((there.route_config.routes if there and there.route_config else None) or [])
     for route in routes:
         if route.path == EVERY_PATH and route.function_name != function:
             raise CheckFailed(f"{domain} leads to {route.function_name}: `domain {domain} --remove` first")
-    models = fc.models
     ours = models.PathConfig(path=EVERY_PATH, function_name=function, qualifier=qualifier)
-    fields: dict[str, Any] = {
-        "route_config": models.RouteConfig(routes=[*(route for route in routes if route.path != EVERY_PATH), ours]),
-        "protocol": "HTTPS" if certificate else (there.protocol if there else "HTTP"),
-    }
+    routes = [*(route for route in routes if route.path != EVERY_PATH), ours]
+    protocol = "HTTPS" if certificate else str(there.protocol if there else "HTTP")
+    fields: dict[str, Any] = {"route_config": models.RouteConfig(routes=routes), "protocol": protocol}
     if certificate:
         # A name of its own: letters, digits and - only.
-        name = domain.replace(".", "-").replace("*", "any")
-        fields["cert_config"] = models.CertConfig(
-            cert_name=name, certificate=certificate[0], private_key=certificate[1]
-        )
+        name, (chain, key) = domain.replace(".", "-").replace("*", "any"), certificate
+        fields["cert_config"] = models.CertConfig(cert_name=name, certificate=chain, private_key=key)
     fc.put_domain(domain, fields, update=there is not None)
-    return str(fields["protocol"])
+    return protocol

@@ -8,31 +8,30 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from infra import ROOT
+from infra.commands import options
 from infra.errors import WrongUsage
 from infra.fc import template
 from infra.fc.prices import Size, price
 from infra.fc.sls import Sls
 
 PLAN = ROOT / "infra" / "observe" / "sls.yaml"
-PREFIX = "chatbot-llm-"
 DASHBOARD = "chatbot-llm"
-#: Where words end in a field, for the search before the | of a query.
-TOKENS = list(", '\";=()[]{}?@&<>/:\n\t\r")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--region", default=os.environ.get("DEPLOY_REGION", "cn-hangzhou"))
+    options.region(parser)
     parser.add_argument("--project", default=os.environ.get("DEPLOY_LOG_PROJECT"), help="SLS project (%(default)s)")
     parser.add_argument("--logstore", default=os.environ.get("DEPLOY_LOG_STORE", "chatbot-llm"), help="(%(default)s)")
     parser.add_argument("--endpoint", help="host of SLS (default: REGION.log.aliyuncs.com)")
     parser.add_argument(
-        "--action-policy", default="sls.builtin", metavar="ID", help="of alerts: made in the console (%(default)s)"
+        "--action-policy", default="sls.builtin", metavar="ID", help="made in the console (%(default)s)"
     )
 
 
@@ -42,15 +41,16 @@ def run(args: argparse.Namespace) -> None:
     plan, sls = read(), connect(args)
     index = f"/logstores/{args.logstore}/index"
     there = sls.exists(index)
-    sls.call("POST" if there is None else "PUT", index, merged(there, plan["index"]))
+    sls.call("POST" if there is None else "PUT", index, merged(there or {}, plan["index"]))
     print(f"index of {args.logstore}: {'made' if there is None else 'renewed'}")
-    for name, query in plan["queries"].items():
-        done = sls.put("/savedsearches", PREFIX + name, saved(name, query, args.logstore))
-        print(f"query {PREFIX}{name}: {done}")
-    print(f"dashboard {DASHBOARD}: {sls.put('/dashboards', DASHBOARD, dashboard(plan, args.logstore))}")
-    for name, alert in plan["alerts"].items():
-        body = job(name, alert, plan["queries"], args)
-        print(f"alert {PREFIX}{name}: {sls.put('/jobs', body['name'], body)}")
+    made = shaped(plan, vars(args))
+    for query in made["query"]:
+        name = query["savedsearchName"]
+        print(f"query {name}: {sls.put('/savedsearches', name, query)}")
+    dashboard = {"dashboardName": DASHBOARD, "displayName": DASHBOARD, "description": "", "charts": made["chart"]}
+    print(f"dashboard {DASHBOARD}: {sls.put('/dashboards', DASHBOARD, dashboard)}")
+    for alert in made["job"]:
+        print(f"alert {alert['name']}: {sls.put('/jobs', alert['name'], alert)}")
 
 
 def connect(args: argparse.Namespace) -> Sls:
@@ -75,104 +75,35 @@ def an_hour() -> dict[str, str]:
     return {"active": f"{price(size.cu(1, 0), 'CNY'):.2f}", "idle": f"{price(size.cu(0, 1), 'CNY'):.2f}"}
 
 
-def merged(there: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def merged(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
     """The index with our fields, each open to SQL; what others have indexed stays."""
-    text = {"type": "text", "token": TOKENS, "caseSensitive": False, "chn": False, "doc_value": True, "alias": ""}
-    keys = dict((there or {}).get("keys") or {})
+    keys = dict(there.get("keys") or {})
     for name in wanted["text"]:
-        keys[name] = {**text, **keys.get(name, {}), "doc_value": True}
-    line = (there or {}).get("line") or {"token": TOKENS, "caseSensitive": False, "chn": False}
-    longest = max(int((there or {}).get("max_text_len") or 0), wanted["max_text_len"])
-    return {"line": line, "keys": keys, "max_text_len": longest}
+        keys[name] = {"alias": "", "type": "text", **wanted["words"], **keys.get(name, {}), "doc_value": True}
+    longest = max(int(there.get("max_text_len") or 0), wanted["max_text_len"])
+    return {"line": there.get("line") or wanted["words"], "keys": keys, "max_text_len": longest}
 
 
-def statement(query: Mapping[str, Any]) -> str:
-    return f"* | {query['sql']}"
-
-
-def saved(name: str, query: Mapping[str, Any], logstore: str) -> dict[str, Any]:
-    known = {"savedsearchName": PREFIX + name, "displayName": query["title"], "logstore": logstore, "topic": ""}
-    return {**known, "searchQuery": statement(query)}
-
-
-def dashboard(plan: Mapping[str, Any], logstore: str) -> dict[str, Any]:
-    charts = []
-    for place, chart in enumerate(plan["dashboard"]):
-        query = plan["queries"][chart["query"]]
-        charts.append(
-            {
-                "title": f"{PREFIX}{chart['query']}",
-                "type": chart["type"],
-                "search": {
-                    "logstore": logstore,
-                    "topic": "",
-                    "query": statement(query),
-                    "start": "-86400s",
-                    "end": "now",
-                },
-                "display": {
-                    "displayName": query["title"],
-                    "xAxis": [chart["x"]],
-                    "yAxis": chart["y"],
-                    "xPos": 10 * (place % 2),  # the grid is 20 wide
-                    "yPos": 8 * (place // 2),
-                    "width": 10,
-                    "height": 8,
-                },
-            }
-        )
-    return {"dashboardName": DASHBOARD, "displayName": DASHBOARD, "description": "", "charts": charts}
-
-
-def job(name: str, alert: Mapping[str, Any], queries: Mapping[str, Any], args: argparse.Namespace) -> dict[str, Any]:
-    """An alert rule of version 2.0; in the API it is a job."""
-    query = queries[alert["query"]]
-    look = {
-        "storeType": "log",
-        "region": args.region,
-        "project": args.project,
-        "store": args.logstore,
-        "query": statement(query),
-        "timeSpanType": "Truncated",
-        "start": f"-{alert['over']}",
-        "end": "now",
-        "powerSqlMode": "auto",
+def shaped(plan: Mapping[str, Any], args: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What the API takes of the plan, by the name of its shape."""
+    queries = {name: {**args, **query, "name": name} for name, query in plan["queries"].items()}
+    values = {
+        "query": queries.values(),
+        "chart": [
+            {**queries[chart["query"]], **chart, "left": 10 * (place % 2), "top": 8 * (place // 2)}
+            for place, chart in enumerate(plan["dashboard"])
+        ],
+        "job": [{**queries[alert["query"]], **alert, "name": name} for name, alert in plan["alerts"].items()],
     }
-    return {
-        "name": PREFIX + name,
-        "displayName": f"{DASHBOARD}: {name}",
-        "description": alert["do"],
-        "type": "Alert",
-        "state": "Enabled",
-        "schedule": {"type": "FixedRate", "interval": alert["every"]},
-        "configuration": {
-            "version": "2.0",
-            "type": "default",
-            "dashboard": DASHBOARD,
-            "queryList": [look],
-            "groupConfiguration": {"type": "no_group", "fields": []},
-            "joinConfigurations": [],
-            "severityConfigurations": [
-                {
-                    "severity": alert["severity"],
-                    "evalCondition": {"condition": str(alert["when"]), "countCondition": ""},
-                }
-            ],
-            "labels": [],
-            "annotations": [
-                {"key": "title", "value": f"{DASHBOARD}: {name}"},
-                {"key": "desc", "value": f"{query['title']}: {alert['when']}. {alert['do']}"},
-            ],
-            "autoAnnotation": True,
-            "sendResolved": True,
-            "threshold": 1,
-            "noDataFire": False,  # nothing is logged while nobody calls
-            "noDataSeverity": 6,
-            "policyConfiguration": {
-                "alertPolicyId": "sls.builtin.dynamic",
-                "actionPolicyId": args.action_policy,
-                "repeatInterval": "1h",
-                "useDefault": False,
-            },
-        },
-    }
+    return {name: [filled(plan["shapes"][name], one) for one in some] for name, some in values.items()}
+
+
+def filled(shape: Any, values: Mapping[str, Any]) -> Any:
+    """A shape with a value for each {name}; a text that is nothing else becomes the value itself."""
+    if isinstance(shape, dict):
+        return {key: filled(one, values) for key, one in shape.items()}
+    if isinstance(shape, list):
+        return [filled(one, values) for one in shape]
+    if not isinstance(shape, str):
+        return shape
+    return values[shape[1:-1]] if re.fullmatch(r"{\w+}", shape) else shape.format_map(values)

@@ -8,10 +8,16 @@ import os
 from infra.fc.client import LIVE, FunctionCompute
 from infra.fc.prices import PRICES
 
+EVER = ("0001-01-01", "9999-12-31")  # what `span` takes in when nothing is said
+
+
+def region(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--region", default=os.environ.get("DEPLOY_REGION", "cn-hangzhou"))
+
 
 def account(parser: argparse.ArgumentParser, *, qualifier: bool = False) -> None:
     parser.add_argument("--function", default=os.environ.get("DEPLOY_FUNCTION", "chatbot-llm"))
-    parser.add_argument("--region", default=os.environ.get("DEPLOY_REGION", "cn-hangzhou"))
+    region(parser)
     parser.add_argument("--endpoint", help="host of the control plane (default: fcv3.REGION.aliyuncs.com)")
     if qualifier:
         default = os.environ.get("DEPLOY_QUALIFIER", LIVE)
@@ -24,8 +30,8 @@ def currency(parser: argparse.ArgumentParser) -> None:
 
 def span(parser: argparse.ArgumentParser) -> None:
     """The part of a request log that is read."""
-    parser.add_argument("--since", default="0001-01-01", metavar="T", help="from then on, UTC, e.g. 2027-01-31T08:00")
-    parser.add_argument("--until", default="9999-12-31", metavar="T", help="before that")
+    parser.add_argument("--since", default=EVER[0], metavar="T", help="from then on, UTC, e.g. 2027-01-31T08:00")
+    parser.add_argument("--until", default=EVER[1], metavar="T", help="before that")
 
 
 def connect(args: argparse.Namespace) -> FunctionCompute:

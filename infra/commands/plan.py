@@ -14,7 +14,7 @@ import argparse
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -30,8 +30,6 @@ from infra.errors import CheckFailed, WrongUsage
 from infra.fc import fleet, quotas, template
 from infra.fc.prices import CU_PER_REQUEST, HOURS_PER_MONTH, Size, price
 from infra.fc.service_times import ASSUMED, Columns, Times, fit
-
-Rules = list[Rule]
 
 #: Requests that are simulated: of a longer log the last ones.
 MOST_REQUESTS = 200_000
@@ -62,10 +60,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("log", nargs="*", metavar="LOG", help="files, .gz too; none: an office's day, see --rps")
     parser.add_argument("--assume", choices=sorted(ASSUMED), help="a forecast in place of the log's service times")
     parser.add_argument("--times", default=1.0, help="as many requests as in the log (%(default)s)", **number)
-    parser.add_argument(
-        "--p95", default=math.inf, help="find the cheapest with 95 %% of answers whole within X s", **number
-    )
-    parser.add_argument("--ttft", default=math.inf, help="... and 95 %% begun within X s", **number)
+    parser.add_argument("--p95", default=math.inf, help="the cheapest with 95 %% of answers whole in X s", **number)
+    parser.add_argument("--ttft", default=math.inf, help="... and 95 %% begun in X s", **number)
     parser.add_argument("--refused", type=share, default=1.0, metavar="X%%", help="... and at most so many 429")
     parser.add_argument("--min", type=int, metavar="N", help="min instances (default: s.yaml, with its schedules)")
     parser.add_argument("--max", type=int, default=quotas.T4_CARDS_PER_REGION, metavar="N", help="in all (%(default)s)")
@@ -95,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
     screen.print(service_times(times))
     if target == Target():
         now = props["provisionConfig"]
-        kept = (now["defaultTarget"], now["scheduledActions"], next(iter(now["targetTrackingPolicies"]), None))
+        kept = (now["defaultTarget"], now["scheduledActions"], now["targetTrackingPolicies"][:1])
         screen.print(page(plan, plan.tried(*(kept if args.min is None else (args.min,)))))
         return
     with progress() as shown:
@@ -133,8 +129,8 @@ def read(args: argparse.Namespace) -> tuple[Load, Times]:
     times, cold = ASSUMED.get(args.assume), math.nan
     if args.log:
         span = args.since, args.until
-        cold = request_log.query(args.log, _STARTS, *span)[0]["cold"]
-        log = request_log.query(args.log, QUERY, *span, fetch=lambda answer: answer.fetchnumpy())
+        cold = request_log.query(args.log, _STARTS, span)[0]["cold"]
+        log = request_log.query(args.log, QUERY, span, fetch=lambda answer: answer.fetchnumpy())
         if not len(log["came_s"]):
             raise WrongUsage(f"{', '.join(args.log)} has no request with an answer in this span: nothing to plan")
         times = times or fit(log, [cold] if math.isfinite(cold) else [])
@@ -165,8 +161,8 @@ class Tried:
     """A configuration, what became of the load under it, and its price a month."""
 
     least: int
-    schedules: Rules
-    policies: Rules
+    schedules: list[Rule]
+    policies: list[Rule]
     outcome: fleet.Outcome
     paid: float
 
@@ -203,8 +199,7 @@ class Plan:
         begins = 3600.0 * np.arange(self.hour[-1] + 1)
         self.covered = np.maximum(60.0, np.minimum(begins + 3600, came[-1]) - np.maximum(begins, came[0]))  # s
         day, self.bin = np.divmod((load.minute // 60 + np.arange(len(begins))) % 168, 24)
-        kinds = {kind for kind in (False, True) if (np.bincount(self.bin[(day >= 5) == kind], minlength=24) > 0).all()}
-        self.weekends = len(kinds) == 2
+        self.weekends = all(len(np.unique(self.bin[(day >= 5) == kind])) == 24 for kind in (False, True))
         self.bin += 24 * (day >= 5) * self.weekends
         self.weight = np.repeat([5.0, 2.0] if self.weekends else [7.0], 24)  # days of a week that a bin stands for
 
@@ -228,16 +223,16 @@ class Plan:
         """The price of a month of such weeks."""
         return float(price(cu * HOURS_PER_MONTH / 168, self.currency))
 
-    def tried(self, least: int, schedules: Rules | None = None, policy: Rule | None = None) -> Tried:
-        by_week = fleet.week(least, schedules or [])
-        more: dict[str, Any] = {}
-        if policy:  # of all rules in force the largest counts, and not the default (04/063)
+    def tried(self, least: int, schedules: Sequence[Rule] = (), policies: Sequence[Rule] = ()) -> Tried:
+        """With at most one policy."""
+        by_week, more = fleet.week(least, schedules), dict[str, Any]()
+        for policy in policies:  # of all rules in force the largest counts, and not the default (04/063)
             by_week = np.maximum(by_week * bool(schedules), policy["minCapacity"])
             more = {"target": policy["metricTarget"], "top": policy["maxCapacity"]}
         config = fleet.Fleet(self.slots, by_week, self.most, **more)
         outcome = fleet.simulate(self.load.columns, self.times, config, self.load.minute)
         paid = self.monthly(float(self.weight @ self.cu(outcome, by_week)))
-        return Tried(least, schedules or [], [policy] if policy else [], outcome, paid)
+        return Tried(least, list(schedules), list(policies), outcome, paid)
 
 
 def search(plan: Plan, target: Target, shown: Progress) -> tuple[Tried, list[Tried]]:
@@ -248,25 +243,27 @@ def search(plan: Plan, target: Target, shown: Progress) -> tuple[Tried, list[Tri
         constant.append(plan.tried(least))
         if constant[-1].meets(target) and not constant[-1].outcome.started.sum():
             break
-    found = sorted((one for one in constant if one.meets(target)), key=lambda one: one.paid)[:1]
+    found, most = cheapest(constant, target), len(constant) - 1
     shown.report("simulating schedules")
-    for cost, actions in itertools.islice(schedules(plan, constant, target), 12):
-        if found and cost >= found[0].paid:
-            break
-        if (one := plan.tried(actions[-1]["target"], actions)).meets(target):
-            found.append(one)
-            break
-    policies = []
-    for least, aim in itertools.product(range(1, len(constant) - 1), TARGETS):
-        shown.report(f"simulating policies from {least} instances on")
-        policies.append(plan.tried(least, policy=policy(aim, least, len(constant) - 1)))
-    found += sorted((one for one in policies if one.meets(target)), key=lambda one: one.paid)[:1]
+    promising = itertools.islice(schedules(plan, constant, target), 12)
+    cheaper = itertools.takewhile(lambda one: not found or one[0] < found[0].paid, promising)
+    tried = (plan.tried(actions[-1]["target"], actions) for _, actions in cheaper)
+    scheduled = list(itertools.islice((one for one in tried if one.meets(target)), 1))
+    shown.report("simulating policies")
+    rules = (policy(aim, least, most) for least, aim in itertools.product(range(1, most), TARGETS))
+    policies = [plan.tried(rule["minCapacity"], policies=[rule]) for rule in rules]
+    found += scheduled + cheapest(policies, target)
     if not found:
         raise CheckFailed(f"{target}: not with {plan.most} instances; raise --max, or relax the target")
-    return min(found, key=lambda one: one.paid), found
+    return cheapest(found, target)[0], found
 
 
-def schedules(plan: Plan, constant: list[Tried], target: Target) -> Iterator[tuple[float, Rules]]:
+def cheapest(some: list[Tried], target: Target) -> list[Tried]:
+    """The one, or none."""
+    return sorted((one for one in some if one.meets(target)), key=lambda one: one.paid)[:1]
+
+
+def schedules(plan: Plan, constant: list[Tried], target: Target) -> Iterator[tuple[float, list[Rule]]]:
     """(price a month, actions) of all that should meet the target, by the hours of constant minima; cheapest first."""
     bins, at = np.arange(len(plan.weight)), plan.bin[plan.hour]
     cu = [plan.cu(one.outcome, np.full(fleet.WEEK, one.least)) * plan.weight for one in constant]
@@ -299,16 +296,16 @@ def policy(aim: float, least: int, most: int) -> Rule:
 
 
 def service_times(times: Times) -> Table:
-    shown = table(times.source, "service times", ">s")
-    for name, seconds in (
-        ("a step of decoding", times.step_s),
-        ("... more for each request in it", times.per_running_s),
-        ("1,000 prompt tokens", 1000 * times.per_prompt_token_s),
-        ("beside that, until the first token", times.first_s),
-        ("waking", times.wake_s),
-        ("a cold start", times.cold_start_s),
-    ):
-        shown.add_row(name, f"{seconds:.4f}" if seconds < 0.1 else f"{seconds:.2f}")
+    facts = {
+        "a step of decoding": times.step_s,
+        "... more for each request in it": times.per_running_s,
+        "1,000 prompt tokens": 1000 * times.per_prompt_token_s,
+        "beside that, until the first token": times.first_s,
+        "waking": times.wake_s,
+        "a cold start": times.cold_start_s,
+    }
+    rows = ((name, f"{seconds:.{4 if seconds < 0.1 else 2}f}") for name, seconds in facts.items())
+    shown = table(times.source, "service times", ">s", rows=rows)
     if times.error:
         shown.caption = f"of the log's times, half are within {times.error:.0%} of these"
     return shown
@@ -319,37 +316,32 @@ def quantile(values: Any, share: float = 0.95) -> str:
     return f"{np.quantile(known, share):.2f}" if len(known) else "-"
 
 
+def latencies(outcome: fleet.Outcome, these: Any = slice(None)) -> tuple[str, str, str]:
+    """TTFT p95 and total p95, seconds, and the share of 429, %, of these requests."""
+    total = outcome.total_s[these]
+    refused = np.isnan(total).mean() if len(total) else 0.0
+    return quantile(outcome.first_s[these]), quantile(total), f"{100 * refused:.2f}"
+
+
 def page(plan: Plan, tried: Tried) -> Table:
     """A mean day by the hour, and what it comes to."""
-    out, covered = tried.outcome, plan.covered
-    title = f"{tried} kept: a day ({plan.times.source})"
+    out, title = tried.outcome, f"{tried} kept: a day ({plan.times.source})"
     shown = table(title, "hour", ">requests/s", ">TTFT p95 s", ">total p95 s", ">429 %", ">instances", ">cards busy")
     for hour in sorted(set(plan.bin % 24)):
         these = plan.bin % 24 == hour
-        came, seconds = these[plan.hour], covered[these].sum()
-        refused = np.isnan(out.total_s[came]).mean() if came.any() else 0.0
-        shown.add_row(
-            f"{hour:02d}",
-            f"{came.sum() / seconds:.2f}",
-            quantile(out.first_s[came]),
-            quantile(out.total_s[came]),
-            f"{100 * refused:.2f}",
-            f"{out.instances[these].max():.0f}",
-            f"{out.active_s[these].sum() / seconds:.2f}",
-        )
+        came, seconds = these[plan.hour], plan.covered[these].sum()
+        most, busy = f"{out.instances[these].max():.0f}", f"{out.active_s[these].sum() / seconds:.2f}"
+        shown.add_row(f"{hour:02d}", f"{came.sum() / seconds:.2f}", *latencies(out, came), most, busy)
+    ttft, total, refused = latencies(out)
     shown.caption = (
-        f"{len(out.total_s):,} requests: TTFT p95 {quantile(out.first_s)} s, total p50 {quantile(out.total_s, 0.5)} s "
-        f"and p95 {quantile(out.total_s)} s, {np.isnan(out.total_s).mean():.2%} refused, {out.started.sum():.0f} "
-        f"started by requests; {tried.paid:,.0f} {plan.currency} a month of such days (list price; {plan.times.source})"
+        f"{len(out.total_s):,} requests: TTFT p95 {ttft} s, total p50 {quantile(out.total_s, 0.5)} s "
+        f"and p95 {total} s, {refused}% refused, {out.started.sum():.0f} started by requests; "
+        f"{tried.paid:,.0f} {plan.currency} a month of such days (list price; {plan.times.source})"
     )
     return shown
 
 
 def compared(plan: Plan, all_tried: list[Tried]) -> Table:
-    title = f"cheapest of each kind ({plan.times.source})"
-    shown = table(title, "kept", ">TTFT p95 s", ">total p95 s", ">429 %", f">{plan.currency} a month")
-    for one in all_tried:
-        out = one.outcome
-        refused = f"{100 * np.isnan(out.total_s).mean():.2f}"
-        shown.add_row(f"{one}", quantile(out.first_s), quantile(out.total_s), refused, f"{one.paid:,.0f}")
-    return shown
+    title, paid = f"cheapest of each kind ({plan.times.source})", f">{plan.currency} a month"
+    rows = ((f"{one}", *latencies(one.outcome), f"{one.paid:,.0f}") for one in all_tried)
+    return table(title, "kept", ">TTFT p95 s", ">total p95 s", ">429 %", paid, rows=rows)

@@ -10,16 +10,16 @@ So a version is never tried out on the alias that serves, but on a candidate `<a
 instance, which takes one more T4 of the account's quota for some minutes. In every case the candidate is removed; if
 that fails the command fails, because a forgotten minimum instance is paid by the hour.
 
-Not documented, to be proven on an account: whether FC keeps the old instances until the new ones stand. Until
-then release when traffic is low. A release that no HTTP trigger would show to callers is refused: it would only cost.
+Not documented: whether FC keeps the old instances until the new ones stand (infra/README.md, Prove first). A release
+that no HTTP trigger would show to callers is refused: it would only cost.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from infra.commands import options, smoke
@@ -33,23 +33,18 @@ from infra.fc.client import LATEST, LIVE, FunctionCompute
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.account(parser, qualifier=True)
     waiting(parser)
-    smoke.asking(parser)
     parser.add_argument("--version", help="an existing version instead of publishing LATEST (a way back)")
     parser.add_argument("--description", default="", help="of the published version, e.g. the image tag")
 
 
 def run(args: argparse.Namespace) -> None:
-    fc, words = options.connect(args), smoke.Words.chosen(args)
-
-    def try_out(qualifier: str) -> None:
-        smoke.judge_all(qualifier, smoke.over_both(fc, args.function, qualifier, words))
-
-    require_trigger(fc, args.function, args.qualifier)
+    fc, function = options.connect(args), args.function
+    try_out = partial(smoke.try_out, fc, function)
+    require_trigger(fc, function, args.qualifier)
     with progress() as shown:
-        wait = waiter(fc, args, shown.report)
-        step = Release(fc, args.function, args.qualifier, try_out, wait, shown.report)
+        step = Release(fc, function, args.qualifier, try_out, waiter(fc, args, shown.report), shown.report)
         version = step.run(args.version, args.description)
-        shown.done(f"{args.function}@{args.qualifier} is version {version}")
+        shown.done(f"{function}@{args.qualifier} is version {version}")
 
 
 @dataclass
@@ -72,22 +67,17 @@ class Release:
             self.report(f"published version {version}")
         if before is not None and before.version_id == version and not before.additional_version_weight:
             raise CheckFailed(f"{self.alias} already points to version {version}; nothing to release")
-        with self.candidate(version) as candidate:
+        candidate = f"{self.alias}-next"
+        try:
+            self.fc.point_alias(self.function, candidate, version, description="candidate, removed after release")
+            self.fc.put_provision(self.function, candidate, hibernating(self.fc, 1))
             self.wait(candidate)
             self.smoke(candidate)
             self.report(f"version {version} answers; moving {self.alias}")
             self.move(before, version)
-        return version
-
-    @contextmanager
-    def candidate(self, version: str) -> Iterator[str]:
-        name = f"{self.alias}-next"
-        try:
-            self.fc.point_alias(self.function, name, version, description="candidate, removed after release")
-            self.fc.put_provision(self.function, name, hibernating(self.fc, None, 1))
-            yield name
         finally:
-            self.remove(name)
+            self.remove(candidate)
+        return version
 
     def remove(self, alias: str) -> None:
         """The alias and its min instances; an alias that holds some cannot be deleted."""
@@ -101,35 +91,30 @@ class Release:
             ) from error
 
     def move(self, before: Any | None, version: str) -> None:
-        own = self.fc.get_provision(self.function, self.alias) if before is not None else None
+        """The alias to the version; `before` is what it was. Raises CheckFailed after putting it back."""
+        fc, function, alias = self.fc, self.function, self.alias
+        own = fc.get_provision(function, alias) if before is not None else None
         try:
-            self.fc.point_alias(self.function, self.alias, version)
-            if own is None:
-                self.give_instances()
-            self.wait(self.alias)
-            self.smoke(self.alias)
+            fc.point_alias(function, alias, version)
+            if own is None:  # else every quiet hour would end with a cold start
+                now = fc.get_provision(function, LATEST) or fc.models.ProvisionConfig()
+                count = int(now.default_target or 1)
+                config = hibernating(fc, count, now.scheduled_actions or [], now.target_tracking_policies or [])
+                fc.put_provision(function, alias, config)
+                self.report(f"{alias} had no min instances of its own: {count} requested")
+            self.wait(alias)
+            self.smoke(alias)
         except (InfraError, KeyboardInterrupt) as error:
-            self.put_back(before, own)
+            self.report(f"failed; putting {alias} back")
+            if before is None:
+                self.remove(alias)
+            else:
+                fc.point_alias(function, alias, before.version_id, weights=before.additional_version_weight)
+                if own is None:
+                    fc.delete_provision(function, alias)
             where = f"back to version {before.version_id}" if before else "removed again"
             why = str(error) or "interrupted"
-            raise CheckFailed(f"version {version} failed on {self.alias}, {where}: {why}") from error
-
-    def give_instances(self) -> None:
-        """Without a provision config of its own the alias would answer every quiet hour with a cold start."""
-        pattern = self.fc.get_provision(self.function, LATEST)
-        count = max(int((pattern and pattern.default_target) or 0), 1)
-        self.fc.put_provision(self.function, self.alias, hibernating(self.fc, pattern, count))
-        self.report(f"{self.alias} had no min instances of its own: {count} requested")
-
-    def put_back(self, before: Any | None, own: Any | None) -> None:
-        self.report(f"failed; putting {self.alias} back")
-        if before is None:
-            self.remove(self.alias)
-            return
-        weights = before.additional_version_weight
-        self.fc.point_alias(self.function, self.alias, before.version_id, weights=weights)
-        if own is None:
-            self.fc.delete_provision(self.function, self.alias)
+            raise CheckFailed(f"version {version} failed on {alias}, {where}: {why}") from error
 
 
 def require_trigger(fc: FunctionCompute, function: str, alias: str) -> None:

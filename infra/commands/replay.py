@@ -9,13 +9,13 @@ and an answer is made as long as it was. Times of the replay are those of this c
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import requests
@@ -54,14 +54,14 @@ def run(args: argparse.Namespace) -> None:
     """Send, wait, print. Raises WrongUsage if the log has nothing to send, CheckFailed if the service cannot answer."""
     if args.speed <= 0:
         raise WrongUsage("--speed must be above 0")
-    rows = request_log.query([args.log], _QUERY, args.since, args.until)
+    span = args.since, args.until
+    rows = request_log.query([args.log], _QUERY, span)
     kept = [row for row in rows if row["prompt"] and row["completion"]]
     if not kept:
         raise WrongUsage(f"{args.log} has no request with tokens in this span: there is nothing to send")
     client = Client(smoke.Deployment(args.url, keys.own()))
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="replay-") as folder, progress() as shown:
-        log = Path(folder) / "log"
+    with tempfile.NamedTemporaryFile("w", prefix="replay-") as log, progress() as shown:
         with ThreadPoolExecutor(AT_ONCE) as callers:
             sent = []
             for at, row in enumerate(kept):
@@ -69,20 +69,17 @@ def run(args: argparse.Namespace) -> None:
                 time.sleep(max(0.0, due - time.monotonic()))
                 sent.append(callers.submit(client.send, row, at, due))
                 shown.report(f"{100 * at // len(kept)} % of {len(kept):,} sent")
-            lines = [one.result() for one in sent]
-        log.write_text("".join(f"{line}\n" for line, _ in lines))
-        late_s = max(late for _, late in lines)
-        before = report.make([args.log], _ANY, 0, "CNY", args.since, args.until)
-        after = report.make([str(log)], _ANY, 0, "CNY")
+        lines, late_s = zip(*(one.result() for one in sent), strict=True)
+        log.write("\n".join([*lines, ""]))
+        log.flush()
+        # Without a bill: what a replay costs is in the log of the service that answered.
+        nothing = Size(1, 1024, 0, 512), 0, "CNY"
+        before, after = report.make([args.log], *nothing, span), report.make([log.name], *nothing)
     console().print(side_by_side(before, after))
     print(
         f"{len(rows) - len(kept):,} requests of the log had no tokens and were left out; "
-        f"at most {late_s:.1f} s behind their time"
+        f"at most {max(late_s):.1f} s behind their time"
     )
-
-
-#: The pages are made without a bill: what a replay costs is in the log of the service that answered.
-_ANY = Size(1, 1024, 0, 512)
 
 
 class Client:
@@ -94,18 +91,15 @@ class Client:
 
     def _overhead(self, chat: bool) -> int:
         """Tokens beside the words. Raises CheckFailed where the words are not one token each."""
-        counts = []
-        for words in (WORDS[:1], WORDS):
-            try:
-                answer = self.deployment.call(*_request(chat, " ".join(words), 1, stream=False))[0]
-            except requests.RequestException as error:
-                raise CheckFailed(f"no connection to {self.deployment.url} ({type(error).__name__})") from None
-            counts.append(int((answer.get("usage") or {}).get("prompt_tokens") or 0))
-        if counts[1] - counts[0] != len(WORDS) - 1:
-            raise CheckFailed(
-                f"{len(WORDS)} common words are {counts[1] - counts[0] + 1} tokens here: no prompt can be made"
-            )
-        return counts[0] - 1
+        try:
+            asked = (_request(chat, " ".join(words), 1, stream=False) for words in (WORDS[:1], WORDS))
+            usages = [self.deployment.call(*one)[0].get("usage") or {} for one in asked]
+        except requests.RequestException as error:
+            raise CheckFailed(f"no connection to {self.deployment.url} ({type(error).__name__})") from None
+        one, all_ = (usage.get("prompt_tokens") or 0 for usage in usages)
+        if all_ - one != len(WORDS) - 1:
+            raise CheckFailed(f"{len(WORDS)} common words are {all_ - one + 1} tokens here: no prompt can be made")
+        return int(one - 1)
 
     def prompt(self, row: dict[str, Any], number: int, chat: bool) -> str:
         """Words: for each block those of its hash, then those of this request alone."""
@@ -145,13 +139,13 @@ def _request(chat: bool, words: str, tokens: int, stream: bool) -> tuple[str, di
 
 def _read(reply: requests.Response, began: float) -> dict[str, Any]:
     """Fields of the request log, from an answer that is whole or in pieces."""
+    kind = reply.headers.get("content-type", "")
     if reply.status_code != 200:
-        is_json = "json" in reply.headers.get("content-type", "")
-        code = (reply.json().get("error") or {}).get("code") if is_json else None
+        code = (reply.json().get("error") or {}).get("code") if "json" in kind else None
         return {"outcome": code or str(reply.status_code)}
     usage: dict[str, Any] = {}
     fields: dict[str, Any] = {"outcome": "cut"}
-    if "event-stream" not in reply.headers.get("content-type", ""):
+    if "event-stream" not in kind:
         usage, fields = reply.json().get("usage") or {}, {"outcome": "ok"}
         if ttft_ms := smoke.timing(reply.headers, "ttft"):
             fields["ttft_ms"] = ttft_ms + (smoke.timing(reply.headers, "queue") or 0.0)
@@ -162,20 +156,16 @@ def _read(reply: requests.Response, began: float) -> dict[str, Any]:
                 fields["outcome"] = "ok"
                 break
             usage = json.loads(event).get("usage") or usage
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
     counted = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
-    return fields | counted | ({} if cached is None else {"cached_tokens": cached})
+    return fields | counted | {"cached_tokens": (usage.get("prompt_tokens_details") or {}).get("cached_tokens")}
 
 
 def side_by_side(before: report.Report, after: report.Report) -> Table:
     """The log's page and the replay's, row by row."""
-    page = table("", "", ">log", ">replay")
     both = [one.everything for one in (before, after)]
-    for what in ("requests", "failed", "refused", "prompt", "completion"):
-        page.add_row(report.NAMES[what], *(f"{one[what] or 0:,}" for one in both))
-    page.add_row(report.NAMES["cached"], *(report.hits(one) for one in both))
-    for name in report.TIMES:
-        for at, quantile in enumerate(("p50", "p95", "p99")):
-            cells = ("-" if not one[name] else f"{one[name][at]:,.0f}" for one in both)
-            page.add_row(f"{name} {quantile}, ms", *cells)
-    return page
+    counts = ("requests", "failed", "refused", "prompt", "completion")
+    rows = [[report.NAMES[what], *(f"{one[what] or 0:,}" for one in both)] for what in counts]
+    rows.append([report.NAMES["cached"], *(report.hits(one) for one in both)])
+    for name, (at, quantile) in itertools.product(report.TIMES, enumerate(("p50", "p95", "p99"))):
+        rows.append([f"{name} {quantile}, ms", *(f"{one[name][at]:,.0f}" if one[name] else "-" for one in both)])
+    return table("", "", ">log", ">replay", rows=rows)

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
         raise WrongUsage("--step must be at least 1 minute and --min no less than 0")
     props = template.render_any()
     least = props["provisionConfig"]["defaultTarget"] if args.min is None else args.min
-    report = make(args.log, Size.of(props), least, args.currency, args.since, args.until, args.step)
+    report = make(args.log, Size.of(props), least, args.currency, (args.since, args.until), args.step)
     screen = console()  # a file or a pipe has no width of its own
     show(screen if screen.is_terminal else Console(width=WIDTH, emoji=False), report)
     if args.html:
@@ -118,13 +118,7 @@ def active_s(row: dict[str, Any]) -> float:
 
 
 def make(
-    logs: Sequence[str],
-    size: Size,
-    least: int,
-    currency: str,
-    since: str = "0001-01-01",
-    until: str = "9999-12-31",
-    step: int = 60,
+    logs: Sequence[str], size: Size, least: int, currency: str, span: tuple[str, str] = options.EVER, step: int = 60
 ) -> Report:
     """Read the log and work out the bill. `least`: min instances; `step`: minutes. Raises InfraError: no requests."""
     times = ", ".join(
@@ -133,7 +127,7 @@ def make(
         for name, what in TIMES.items()
     )
     query = _QUERY.replace("$times", times).replace("$step", str(step))
-    found = request_log.query(logs, query, since, until)
+    found = request_log.query(logs, query, span)
     shares = [row for row in found if not row["step"]]
     if not any(row["requests"] for row in shares):
         raise InfraError("no request of the service stands in this log, or none of this span: give the log of `s logs`")
@@ -198,7 +192,7 @@ def summary(report: Report) -> Table:
     row, currency = report.everything, report.currency
     prompt, completion = row["prompt"] or 0, row["completion"] or 0
     hours = (row["last"] - row["first"]).total_seconds() / 3600
-    page = table(f"{row['first']:%Y-%m-%d %H:%M} to {row['last']:%Y-%m-%d %H:%M} UTC ({hours:,.1f} h)", "", ">")
+    title = f"{row['first']:%Y-%m-%d %H:%M} to {row['last']:%Y-%m-%d %H:%M} UTC ({hours:,.1f} h)"
     facts = {NAMES[what]: f"{row[what] or 0:,}" for what in NAMES} | {
         NAMES["refused"]: f"{row['refused']:,} ({row['refused'] / row['requests']:.2%})",
         NAMES["cached"]: hits(row),
@@ -211,9 +205,7 @@ def summary(report: Report) -> Table:
     }
     for what, tokens in (("tokens", prompt + completion), ("completion tokens", completion)):
         facts[f"1,000 {what}, {currency}"] = f"{1000 * report.paid / tokens:.4f}" if tokens else "-"
-    for what, value in facts.items():
-        page.add_row(what, value)
-    return page
+    return table(title, "", ">", rows=facts.items())
 
 
 def hits(row: dict[str, Any]) -> str:
@@ -222,42 +214,35 @@ def hits(row: dict[str, Any]) -> str:
 
 
 def times(report: Report) -> Table:
-    page = table("times of what ended well, ms", "", ">p50", ">p95", ">p99")
-    for name in TIMES:
-        found = report.everything[name]
-        page.add_row(name, *(("-",) * 3 if found is None else (f"{value:,.0f}" for value in found)))
-    return page
+    found = {name: report.everything[name] for name in TIMES}
+    rows = (
+        [name, *(f"{value:,.0f}" for value in some)] if some else [name] + ["-"] * 3 for name, some in found.items()
+    )
+    return table("times of what ended well, ms", "", ">p50", ">p95", ">p99", rows=rows)
 
 
 def outcomes(report: Report) -> Table:
-    page = table("outcomes", "", ">requests", ">share")
-    for outcome, count in report.everything["outcomes"].most_common():
-        page.add_row(escape(outcome), f"{count:,}", f"{count / report.everything['requests']:.2%}")
-    return page
+    found, requests = report.everything["outcomes"].most_common(), report.everything["requests"]
+    rows = ((escape(outcome), f"{count:,}", f"{count / requests:.2%}") for outcome, count in found)
+    return table("outcomes", "", ">requests", ">share", rows=rows)
 
 
 def shares(report: Report, label: str, title: str) -> Table:
     """What each day, route or key had of the card; nobody's are starts, rounding, hibernation."""
-    page = table(title, "", ">requests", ">prompt", ">answer", ">p95 s", ">card s", f">{report.currency}", ">share")
-    left = report.paid
+
+    def share(cost: float) -> list[str]:
+        return [f"{cost:,.2f}", f"{cost / report.paid:.1%}" if report.paid else "-"]
+
+    rows, left = list[list[str]](), report.paid
     for row in report.rows[label]:
-        if not row["requests"]:
-            continue
-        cost = report.cost(row)
-        left -= cost
-        slow = row["total"][1] / 1000 if row["total"] else None
-        page.add_row(
-            escape(str(row[label] or "no key")),
-            f"{row['requests']:,}",
-            *(_short(row[name] or 0) for name in ("prompt", "completion")),
-            "-" if slow is None else f"{slow:.2f}",
-            f"{row['card_s'] or 0:,.0f}",
-            f"{cost:,.2f}",
-            f"{cost / report.paid:.1%}" if report.paid else "-",
-        )
-    share = f"{left / report.paid:.1%}" if report.paid else "-"
-    page.add_row("nobody's", *[""] * 5, f"{left:,.2f}", share)
-    return page
+        if row["requests"]:
+            left -= report.cost(row)
+            tokens = (_short(row[name] or 0) for name in ("prompt", "completion"))
+            slow = f"{row['total'][1] / 1000:.2f}" if row["total"] else "-"
+            name, busy = escape(str(row[label] or "no key")), f"{row['card_s'] or 0:,.0f}"
+            rows.append([name, f"{row['requests']:,}", *tokens, slow, busy, *share(report.cost(row))])
+    headings = ("", ">requests", ">prompt", ">answer", ">p95 s", ">card s", f">{report.currency}", ">share")
+    return table(title, *headings, rows=[*rows, ["nobody's", *[""] * 5, *share(left)]])
 
 
 def page(report: Report) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 import duckdb
 
+from infra.commands.options import EVER
 from infra.errors import InfraError, WrongUsage
 
 #: DuckDB's own buffers, MB: what it cannot hold goes to a temporary folder. A whole report then stays below 500 MB.
@@ -69,22 +70,21 @@ def _rows(answer: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
 def query(
     logs: Sequence[str],
     sql: str,
-    since: str = "0001-01-01",
-    until: str = "9999-12-31",
+    span: tuple[str, str] = EVER,
     fetch: Callable[[duckdb.DuckDBPyConnection], Any] = _rows,
 ) -> Any:
     """The answer to an SQL query over `entries`: `ended` (UTC) and those of a line's fields (TYPES) that it names.
 
-    Half lines are NULL. `logs` are paths, or "-" for standard input; the answer a list of dicts, or what `fetch` makes
-    of it. Raises InfraError for a file that cannot be read, WrongUsage for one that is not there and for a moment that
-    is none.
+    Half lines are NULL. `logs` are paths, or "-" for standard input, read from the first moment of `span` until before
+    the second; the answer a list of dicts, or what `fetch` makes of it. Raises InfraError for a file that cannot be
+    read, WrongUsage for one that is not there and for a moment that is none.
     """
     paths = ["/dev/stdin" if path == "-" else path for path in logs]
     if missing := [path for path in paths if not Path(path).exists()]:
         raise WrongUsage(f"there is no {', '.join(missing)}: give the files of a log, or - for standard input")
-    span = {"since": _moment(since), "until": _moment(until)}
+    since, until = map(_moment, span)
     fields = json.dumps({name: kind for kind, names in TYPES.items() for name in names if name in sql})
-    rows = _LINES.substitute(span, longest=LONGEST, buffer=BUFFER, fields=fields)
+    rows = _LINES.substitute(since=since, until=until, longest=LONGEST, buffer=BUFFER, fields=fields)
     with tempfile.TemporaryDirectory(prefix="report-") as spill, duckdb.connect() as db:
         db.execute(f"SET memory_limit = '{MEMORY_MB}MB'")
         db.execute(f"SET threads = {min(4, os.cpu_count() or 1)}")

@@ -37,12 +37,8 @@ TIME_ZONE = "Asia/Shanghai"
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.account(parser, qualifier=True)
     parser.add_argument("count", type=int, nargs="?", metavar="N", help="min instances; 0 scales to zero")
-    parser.add_argument(
-        "--schedule",
-        nargs=3,
-        metavar=("NAME", "WHEN", "N"),
-        help="from WHEN on keep N, e.g. morning 'cron(0 30 8 * * MON-FRI)' 2",
-    )
+    example = "from WHEN on keep N, e.g. morning 'cron(0 30 8 * * MON-FRI)' 2"
+    parser.add_argument("--schedule", nargs=3, metavar=("NAME", "WHEN", "N"), help=example)
     parser.add_argument("--unschedule", metavar="NAME", help="take a schedule away")
     parser.add_argument("--time-zone", default=TIME_ZONE, help="of WHEN (%(default)s)")
 
@@ -56,11 +52,10 @@ def run(args: argparse.Namespace) -> None:
         if not count.isdigit():
             raise WrongUsage(f"--schedule {name}: {count!r} is no number of instances")
         add = schedule(name, when, int(count), args.time_zone)
-    fc = options.connect(args)
-    for change in scale(fc, args.function, args.qualifier, count=args.count, add=add, remove=args.unschedule):
-        print(change)
-    if undone := undone_by_deploy(fc.get_provision(args.function, args.qualifier), args.qualifier, os.environ):
-        print(undone)
+    fc, where = options.connect(args), (args.function, args.qualifier)
+    changes = scale(fc, *where, count=args.count, add=add, remove=args.unschedule)
+    undone = undone_by_deploy(fc.get_provision(*where), args.qualifier, os.environ)
+    print("\n".join(changes + ([undone] if undone else [])))
 
 
 def schedule(name: str, when: str, target: int, time_zone: str) -> Rule:
@@ -93,56 +88,46 @@ def scale(
         raise InfraError(
             f"min instances cannot be put on version {qualifier}: name LATEST or an alias that points to it"
         )
-    now = fc.get_provision(function, qualifier)
-    changes = []
-    default_target = int((now and now.default_target) or 0)
+    now = fc.get_provision(function, qualifier) or fc.models.ProvisionConfig()
+    changes, least = list[str](), int(now.default_target or 0)
+    actions, policies = now.scheduled_actions or [], now.target_tracking_policies or []
     if count is not None:
         check_count(count)
-        changes.append(f"min instances of {function}@{qualifier}: {default_target} -> {count}")
-        default_target = count
-    actions = list((now and now.scheduled_actions) or [])
+        changes.append(f"min instances of {function}@{qualifier}: {least} -> {count}")
+        least = count
     if remove is not None:
-        kept = [action for action in actions if action.name != remove]
-        if len(kept) == len(actions):
-            names = ", ".join(action.name for action in actions) or "none"
-            raise InfraError(f"no schedule is called {remove!r}; there are: {names}")
-        actions = kept
+        if remove not in (names := [action.name for action in actions]):
+            raise InfraError(f"no schedule is called {remove!r}; there are: {', '.join(names) or 'none'}")
         changes.append(f"schedule {remove!r} removed")
     if add is not None:
-        actions = [action for action in actions if action.name != add["name"]]
-        actions.append(fc.models.ScheduledAction().from_map(add))
         changes.append(f"schedule {add['name']!r}: {add['target']} from {add['scheduleExpression']} {add['timeZone']}")
-    if count is not None and (rules := in_force([*actions, *((now and now.target_tracking_policies) or [])])):
+    gone = {remove, add and add["name"]}
+    actions = [action for action in actions if action.name not in gone]
+    actions += [fc.models.ScheduledAction().from_map(add)] if add else []
+    today = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    in_force = [one.name for one in [*actions, *policies] if (one.start_time or "") <= today < (one.end_time or "9999")]
+    if count is not None and in_force:
         raise InfraError(
-            f"{count} would not count while {', '.join(rules)} is in force: change it with --schedule, end it with "
+            f"{count} would not count while {', '.join(in_force)} is in force: change it with --schedule, end it with "
             "--unschedule, or raise a policy's minCapacity in s.yaml"
         )
-    if now is not None and (now.always_allocate_cpu or now.always_allocate_gpu):
+    if now.always_allocate_cpu or now.always_allocate_gpu:
         changes.append("hibernation switched on; FC replaces the standing instances, so expect none for a while")
-    fc.put_provision(function, qualifier, hibernating(fc, now, default_target, actions))
+    fc.put_provision(function, qualifier, hibernating(fc, least, actions, policies))
     return changes
-
-
-def in_force(rules: Sequence[Any]) -> list[str]:
-    """Names of the schedules and policies whose span has begun and not ended."""
-    now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-    return [rule.name for rule in rules if (rule.start_time or "") <= now < (rule.end_time or "9999")]
 
 
 def undone_by_deploy(config: Any | None, qualifier: str, env: Mapping[str, str]) -> str:
     """What to export so that the next deployment keeps this config; empty where it would, or does not touch it."""
     if config is None or qualifier != env.get("DEPLOY_QUALIFIER", LIVE):
         return ""
-    count = int(config.default_target or 0)
-    rules = [
-        [rule.to_map() for rule in some or []] for some in (config.scheduled_actions, config.target_tracking_policies)
-    ]
+    count, both = int(config.default_target or 0), (config.scheduled_actions, config.target_tracking_policies)
+    rules = [[rule.to_map() for rule in some or []] for some in both]
     kept = [json.loads(env.get(name) or "[]") for name in ("DEPLOY_SCHEDULES", "DEPLOY_POLICIES")]
     if (env.get("DEPLOY_MIN_INSTANCES", "1"), kept) == (str(count), rules):
         return ""
-    return "the next deployment undoes this; to keep it, there (in CI: as variables of the environment):\n" + exports(
-        count, *rules
-    )
+    told = "the next deployment undoes this; to keep it, there (in CI: as variables of the environment):"
+    return f"{told}\n{exports(count, *rules)}"
 
 
 def exports(count: int, schedules: Sequence[Rule], policies: Sequence[Rule]) -> str:
@@ -151,14 +136,12 @@ def exports(count: int, schedules: Sequence[Rule], policies: Sequence[Rule]) -> 
     return f"export DEPLOY_MIN_INSTANCES={count} DEPLOY_SCHEDULES={lists[0]} DEPLOY_POLICIES={lists[1]}"
 
 
-def hibernating(fc: FunctionCompute, now: Any | None, count: int, actions: list[Any] | None = None) -> Any:
-    """A whole provision config that hibernates; policies, and schedules where none are given, are those of `now`."""
-    if actions is None:
-        actions = list((now and now.scheduled_actions) or [])
+def hibernating(fc: FunctionCompute, count: int, actions: Sequence[Any] = (), policies: Sequence[Any] = ()) -> Any:
+    """A whole provision config of `count` min instances, those of schedules and policies, that hibernates."""
     return fc.models.PutProvisionConfigInput(
         default_target=count,
         always_allocate_cpu=False,
         always_allocate_gpu=False,
-        scheduled_actions=actions,
-        target_tracking_policies=list((now and now.target_tracking_policies) or []),
+        scheduled_actions=list(actions),
+        target_tracking_policies=list(policies),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 
 from rich import box
@@ -19,12 +19,14 @@ def console() -> Console:
     return Console(emoji=False)
 
 
-def table(title: str, *headings: str) -> Table:
-    """A column a heading: `>` before it puts numbers, which are never broken, to the right."""
+def table(title: str, *headings: str, rows: Iterable[Iterable[str]] = ()) -> Table:
+    """A column a heading: `>` before it puts numbers, which are never broken, to the right. Cells are rich's markup."""
     made = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     for heading in headings:
         right = heading.startswith(">")
         made.add_column(heading.removeprefix(">"), justify="right" if right else "left", no_wrap=right, overflow="fold")
+    for row in rows:
+        made.add_row(*row)
     return made
 
 
@@ -38,16 +40,17 @@ class Progress:
         self._spinner = console.status("", spinner="dots") if console.is_terminal else None
 
     def report(self, text: str) -> None:
-        elapsed = f"{time.monotonic() - self._started:4.0f} s"
         if self._spinner is not None:
-            self._spinner.update(f"{elapsed}  {escape(text)}")
+            self._spinner.update(self._timed(text))
         elif text != self._last:
-            self.console.print(f"{elapsed}  {text}", markup=False, highlight=False, soft_wrap=True)
+            self.console.print(self._timed(text), highlight=False, soft_wrap=True)
         self._last = text
 
     def done(self, text: str) -> None:
-        elapsed = f"{time.monotonic() - self._started:4.0f} s"
-        self.console.print(f"[green]ok[/]  {elapsed}  {escape(text)}", highlight=False, soft_wrap=True)
+        self.console.print(f"[green]ok[/]  {self._timed(text)}", highlight=False, soft_wrap=True)
+
+    def _timed(self, text: str) -> str:
+        return f"{time.monotonic() - self._started:4.0f} s  {escape(text)}"
 
 
 @contextmanager

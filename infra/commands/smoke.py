@@ -14,13 +14,12 @@ import argparse
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import requests
 from rich.markup import escape
-from rich.table import Table
 
 from infra.commands import options
 from infra.commands.screen import Report, console, progress, table
@@ -29,8 +28,7 @@ from infra.fc import keys
 from infra.fc.client import FunctionCompute
 from infra.fc.quotas import LISTEN_WITHIN_S, MAX_INITIALIZER_S
 
-QUESTION = "What is the capital of France? Answer in one short sentence."
-EXPECT = "Paris"
+QUESTION, EXPECT = "What is the capital of France? Answer in one short sentence.", "Paris"
 PROMPT = "The capital of France is"  # /generate has no chat template: a text to go on with
 SAMPLING = {"max_tokens": 64, "temperature": 0}
 # s.yaml's timeout is 360 s: FC answers by then, so a client that waits longer always learns why.
@@ -45,97 +43,72 @@ Call = Callable[[str, dict[str, Any]], tuple[dict[str, Any], float]]
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.account(parser, qualifier=True)
-    asking(parser)
     parser.add_argument("target", metavar="URL|FUNCTION", help="https://... or the name of a function")
-    parser.add_argument(
-        "--wait", type=float, default=0, metavar="S", help="how long /health may take to answer 200 (0 s)"
-    )
-
-
-def asking(parser: argparse.ArgumentParser) -> None:
-    """What every command takes that tries the service out."""
-    parser.add_argument("--question", help=f"what to ask (default: {QUESTION})")
-    parser.add_argument("--expect", default=EXPECT, help="word that the answer must hold (%(default)s)")
+    parser.add_argument("--wait", type=float, default=0, metavar="S", help="how long /health may take to say 200 (0 s)")
 
 
 def run(args: argparse.Namespace) -> None:
-    words = Words.chosen(args)
     if args.target.startswith(("http://", "https://")):
-        results = over_http(Deployment(args.target, keys.own()), words, args.wait)
+        answers = over_http(Deployment(args.target, keys.own()), args.wait)
     else:
-        results = over_both(options.connect(args), args.target, args.qualifier, words, args.wait)
+        answers = over_both(options.connect(args), args.target, args.qualifier, args.wait)
     with progress() as shown:
-        judge_all(args.target, results, shown.report)
+        judge_all(args.target, answers, shown.report)
 
 
-def judge_all(target: str, results: Iterable[Result], report: Report = lambda line: None) -> None:
+def judge_all(target: str, answers: Iterable[Answer], report: Report = lambda line: None) -> None:
     """Make the checks, print them as a table. Raises CheckFailed with every failed one and its reason."""
-    done: list[Result] = []
-    for result in results:
-        report(f"{result.name}: {'ok' if result.ok else 'FAILED'}")
-        done.append(result)
-    console().print(overview(done))
-    if wrong := [result for result in done if not result.ok]:
-        names = ", ".join(result.name for result in wrong)
-        raise CheckFailed(f"smoke test of {target} failed: {names}: {'; '.join(result.detail for result in wrong)}")
-
-
-@dataclass(frozen=True)
-class Words:
-    """What to ask /chat, what to let /generate go on with, and the word that both answers must hold."""
-
-    question: str = QUESTION
-    prompt: str = PROMPT
-    expect: str = EXPECT
-
-    @classmethod
-    def chosen(cls, args: argparse.Namespace) -> Words:
-        """One question of the caller's own serves the chat and, as a text to go on with, /generate."""
-        return cls(args.question or QUESTION, args.question or PROMPT, args.expect)
+    shown, wrong = table("", "check", "", ">s", ">TTFT s", ">tokens/s", "answer or reason"), list[Answer]()
+    for one in answers:
+        report(f"{one.check}: {'FAILED' if one.fault else 'ok'}")
+        numbers = ((one.seconds, 2), (one.ttft_s, 2), (one.tokens_per_s, 1))
+        shown.add_row(
+            escape(one.check),
+            "[bold red]FAILED[/]" if one.fault else "[green]ok[/]",
+            *(f"{value:.{digits}f}" if value else "-" for value, digits in numbers),
+            escape(one.fault or one_line(one.text)),
+        )
+        wrong += [one] if one.fault else []
+    console().print(shown)
+    if wrong:
+        names, faults = ", ".join(one.check for one in wrong), "; ".join(one.fault for one in wrong)
+        raise CheckFailed(f"smoke test of {target} failed: {names}: {faults}")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one call brought. Times in seconds; `ttft_s` is known for a streamed answer only."""
+    """What one call brought, and what is wrong with it. Times in seconds; `ttft_s` is known of a streamed one only."""
 
-    text: str
+    text: str = ""
     tokens: int = 0
     seconds: float = 0.0
     ttft_s: float | None = None
+    fault: str = ""
+    check: str = ""
 
     @property
     def tokens_per_s(self) -> float | None:
         """Decode rate after the first token when streamed, else of the whole call."""
-        if self.ttft_s is not None and self.tokens > 1 and self.seconds > self.ttft_s:
-            return (self.tokens - 1) / (self.seconds - self.ttft_s)
-        return self.tokens / self.seconds if self.tokens and self.seconds and self.ttft_s is None else None
+        tokens, seconds = self.tokens - (self.ttft_s is not None), self.seconds - (self.ttft_s or 0.0)
+        return tokens / seconds if tokens > 0 and seconds > 0 else None
 
 
-@dataclass(frozen=True)
-class Result:
-    name: str
-    ok: bool
-    detail: str
-    answer: Answer | None = None
-
-
-def check(name: str, attempt: Callable[..., Answer], *with_: Any) -> Result:
-    """One check; whatever a service can do wrong becomes a failed result, never a traceback."""
+def check(name: str, attempt: Callable[..., Answer], *with_: Any) -> Answer:
+    """One check; whatever a service can do wrong becomes its fault, never a traceback."""
     try:
-        answer = attempt(*with_)
+        return replace(attempt(*with_), check=name)
     except (InfraError, requests.RequestException) as error:
-        return Result(name, False, str(error))
-    return Result(name, True, one_line(answer.text), answer)
+        return Answer(fault=str(error) or type(error).__name__, check=name)
 
 
-def judge(answer: Answer, expect: str) -> Answer:
+def judge(answer: Answer) -> Answer:
     """The answer, if it holds the expected word and is language."""
     if not answer.text.strip():
         raise CheckFailed("the answer is empty")
     if DEGENERATE.search(answer.text):
         raise CheckFailed(f"degenerate answer: {one_line(answer.text)}")
-    if expect.casefold() not in answer.text.casefold():
-        raise CheckFailed(f"{expect!r} is not in the answer: {one_line(answer.text)}")
+    if EXPECT.casefold() not in answer.text.casefold():
+        raise CheckFailed(f"{EXPECT!r} is not in the answer: {one_line(answer.text)}")
     return answer
 
 
@@ -151,7 +124,6 @@ class Deployment:
         if not url.startswith(("http://", "https://")):
             raise InfraError(f"{url} is not a URL: begin with http:// or https://")
         self.url = url.rstrip("/")
-        self.api_key = api_key
         self.headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         self.options: dict[str, Any] = {"timeout": (CONNECT_TIMEOUT_S, read_timeout_s), "allow_redirects": False}
 
@@ -161,7 +133,10 @@ class Deployment:
 
     def call(self, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], float]:
         started = time.monotonic()
-        return read_json(self.post(path, body)), time.monotonic() - started
+        reply = self.post(path, body)
+        if status_of(reply) != 200:
+            raise CheckFailed(failed(reply))
+        return parse(reply.content), time.monotonic() - started
 
     def health(self, wait_s: float = 0.0, sleep: Callable[[float], None] = time.sleep) -> Answer:
         """`wait_s`: how long a service that is still loading, or not listening yet, may take."""
@@ -173,19 +148,18 @@ class Deployment:
                     return Answer("healthy")
                 problem = failed(reply)
             except (requests.ConnectionError, requests.Timeout) as error:
-                cause = getattr(error.args[0], "reason", error) if error.args else error
-                problem = f"no connection to {self.url} ({type(cause).__name__})"
+                problem = f"no connection to {self.url} ({type(error).__name__})"
             if time.monotonic() + HEALTH_POLL_S > deadline:
                 raise CheckFailed(problem)
             sleep(HEALTH_POLL_S)
 
-    def stream(self, words: Words) -> Answer:
+    def stream(self) -> Answer:
         started = time.monotonic()
-        wanted = chat_body(words.question) | {"stream": True, "stream_options": {"include_usage": True}}
+        wanted = chat_body(QUESTION) | {"stream": True, "stream_options": {"include_usage": True}}
         with self.post("/chat", wanted, stream=True) as reply:
-            if reply.status_code != 200:
+            if status_of(reply) != 200:
                 raise CheckFailed(failed(reply))
-            return judge(read_stream(reply, started), words.expect)
+            return judge(read_stream(reply, started))
 
     def stranger(self) -> Answer:
         """A caller without the key must be turned away before any work is done."""
@@ -199,25 +173,29 @@ def chat_body(question: str) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": question}], **SAMPLING}
 
 
-def chat(call: Call, words: Words) -> Answer:
-    body, seconds = call("/chat", chat_body(words.question))
+def asked(call: Call, path: str, body: dict[str, Any], text_of: Callable[[Any], str]) -> Answer:
+    """The answer, judged by the text that `text_of` finds in it. Raises CheckFailed."""
+    reply, seconds = call(path, body)
     try:
-        text = body["choices"][0]["message"]["content"]
+        text = text_of(reply) or ""
     except (KeyError, IndexError, TypeError):
-        raise CheckFailed(f"no chat completion: {one_line(json.dumps(body))}") from None
-    return judge(Answer(text or "", tokens_of(body), seconds), words.expect)
+        raise CheckFailed(f"not what {path} answers: {one_line(json.dumps(reply))}") from None
+    return judge(Answer(text, tokens_of(reply), seconds))
 
 
-def generate(call: Call, words: Words) -> Answer:
+def chat(call: Call) -> Answer:
+    return asked(call, "/chat", chat_body(QUESTION), lambda reply: reply["choices"][0]["message"]["content"])
+
+
+def generate(call: Call) -> Answer:
     """Judges what the model added: `text` may begin with the prompt, which proves nothing."""
-    body, seconds = call("/generate", {"prompt": words.prompt, **SAMPLING})
-    try:
-        added, whole = body["choices"][0]["text"], body["text"][0]
-    except (KeyError, IndexError, TypeError):
-        raise CheckFailed(f"no completion with a list under 'text': {one_line(json.dumps(body))}") from None
-    if not str(whole).endswith(str(added)):
-        raise CheckFailed(f"'text' and 'choices' differ: {one_line(whole)} / {one_line(added)}")
-    return judge(Answer(added, tokens_of(body), seconds), words.expect)
+    wanted = {"prompt": PROMPT, **SAMPLING}
+    return asked(call, "/generate", wanted, lambda reply: str(reply["text"][0]).removeprefix(PROMPT))
+
+
+def status_of(reply: requests.Response) -> int:
+    """FC reports a function that could not start as HTTP 200 with a header: that is a 500."""
+    return 500 if reply.status_code == 200 and "x-fc-error-type" in reply.headers else reply.status_code
 
 
 def failed(reply: requests.Response) -> str:
@@ -228,13 +206,6 @@ def failed(reply: requests.Response) -> str:
         words = reply.text or reply.reason
     kind = reply.headers.get("x-fc-error-type")
     return f"HTTP {reply.status_code}: " + one_line(f"{kind}: {words}" if kind else words, 200)
-
-
-def read_json(reply: requests.Response) -> dict[str, Any]:
-    # FC reports a function that could not start as HTTP 200 with this header.
-    if reply.status_code != 200 or "x-fc-error-type" in reply.headers:
-        raise CheckFailed(failed(reply))
-    return parse(reply.content)
 
 
 def parse(raw: bytes) -> dict[str, Any]:
@@ -260,21 +231,18 @@ def tokens_of(body: dict[str, Any]) -> int:
 
 
 def read_stream(reply: requests.Response, started: float) -> Answer:
-    """Server-sent events of a chat completion, to the end mark."""
-    text, tokens, chunks, first, last = "", 0, 0, None, started
+    """Server-sent events of a chat completion, to the end mark. `started`: time.monotonic() before the request."""
+    text, tokens, came = "", 0, list[float]()
     for event in events(reply):
         if event == "[DONE]":
-            rate_until = last if chunks else time.monotonic()
-            return Answer(text, tokens or chunks, rate_until - started, None if first is None else first - started)
+            last = came[-1] if came else time.monotonic()
+            return Answer(text, tokens or len(came), last - started, came[0] - started if came else None)
         body = parse(event.encode())
         tokens = tokens_of(body) or tokens
-        for choice in body.get("choices") or []:
-            piece = (choice.get("delta") or {}).get("content")
-            if piece:
-                last = time.monotonic()
-                first = first or last
-                chunks += 1
-                text += piece
+        pieces = ((choice.get("delta") or {}).get("content") or "" for choice in body.get("choices") or [])
+        if piece := "".join(pieces):
+            came.append(time.monotonic())
+            text += piece
     raise CheckFailed(f"the stream broke off before [DONE], after: {one_line(text)}")
 
 
@@ -285,19 +253,19 @@ def events(reply: requests.Response) -> Iterator[str]:
             yield line[5:].strip().decode()
 
 
-def over_http(deployment: Deployment, words: Words = Words(), wait_s: float = 0) -> Iterator[Result]:
+def over_http(deployment: Deployment, wait_s: float = 0) -> Iterator[Answer]:
     health = check("health", deployment.health, wait_s)
     yield health
-    if not health.ok:
+    if health.fault:
         return  # the rest would only fail for the same reason, each after its own time-out
-    yield check("chat", chat, deployment.call, words)
-    yield check("stream", deployment.stream, words)
-    yield check("generate", generate, deployment.call, words)
-    if deployment.api_key:
+    yield check("chat", chat, deployment.call)
+    yield check("stream", deployment.stream)
+    yield check("generate", generate, deployment.call)
+    if deployment.headers:
         yield check("no key", deployment.stranger)
 
 
-def over_invoke(fc: FunctionCompute, function: str, qualifier: str, words: Words = Words()) -> Iterator[Result]:
+def over_invoke(fc: FunctionCompute, function: str, qualifier: str) -> Iterator[Answer]:
     """InvokeFunction drops status and headers, so the body is all there is to judge."""
     # The function's own timeout counts from when an instance stands; a cold start comes before it.
     patience = fc.get_function(function, qualifier).timeout + LISTEN_WITHIN_S + MAX_INITIALIZER_S
@@ -309,15 +277,20 @@ def over_invoke(fc: FunctionCompute, function: str, qualifier: str, words: Words
             raise CheckFailed(f"{error_type}: {one_line(raw.decode(errors='replace'), 200)}")
         return parse(raw), time.monotonic() - started
 
-    yield check(f"invoke chat @{qualifier}", chat, call, words)
-    yield check(f"invoke generate @{qualifier}", generate, call, words)
+    yield check(f"invoke chat @{qualifier}", chat, call)
+    yield check(f"invoke generate @{qualifier}", generate, call)
 
 
-def over_both(fc: FunctionCompute, function: str, qualifier: str, words: Words, wait_s: float = 0) -> Iterator[Result]:
+def over_both(fc: FunctionCompute, function: str, qualifier: str, wait_s: float = 0) -> Iterator[Answer]:
     """InvokeFunction, and the trigger of the qualifier where it has an open one."""
-    yield from over_invoke(fc, function, qualifier, words)
+    yield from over_invoke(fc, function, qualifier)
     if (url := trigger_url(fc, function, qualifier)) is not None:
-        yield from over_http(Deployment(url, keys.own()), words, wait_s)
+        yield from over_http(Deployment(url, keys.own()), wait_s)
+
+
+def try_out(fc: FunctionCompute, function: str, qualifier: str) -> None:
+    """All checks of a qualifier. Raises CheckFailed."""
+    judge_all(f"{function}@{qualifier}", over_both(fc, function, qualifier))
 
 
 def trigger_url(fc: FunctionCompute, function: str, qualifier: str) -> str | None:
@@ -328,22 +301,3 @@ def trigger_url(fc: FunctionCompute, function: str, qualifier: str) -> str | Non
         if here and not config.get("disableURLInternet") and config.get("authType") == "anonymous":
             return str(trigger.http_trigger.url_internet)
     return None
-
-
-def overview(results: Sequence[Result]) -> Table:
-    shown = table("", "check", "", ">s", ">TTFT s", ">tokens/s", "answer or reason")
-    for result in results:
-        answer = result.answer or Answer("")
-        shown.add_row(
-            escape(result.name),
-            "[green]ok[/]" if result.ok else "[bold red]FAILED[/]",
-            number(answer.seconds),
-            number(answer.ttft_s),
-            number(answer.tokens_per_s, 1),
-            escape(result.detail),
-        )
-    return shown
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    return f"{value:.{digits}f}" if value else "-"

@@ -6,8 +6,6 @@ and takes an absent `current` for "ready". Here each of these must hold, or the 
 1. function state Active (a new function is Pending while FC converts the image);
 2. lastUpdateStatus Successful (until then the version before keeps serving);
 3. provision config `current` >= `target` (an instance counts once /initialize has answered 200).
-
-Failures are given three polls to pass: FC retries image conversion and placement by itself.
 """
 
 from __future__ import annotations
@@ -26,7 +24,9 @@ from infra.fc.client import LATEST, FunctionCompute
 POLL_S = 5.0  # as fc3 polls
 # fc3 waits up to 40 min for the image and 15 min for the instances; both can follow one deploy.
 TIMEOUT_S = 3300.0
-PATIENCE = 3  # the same failure seen this often in a row is final, as in fc3
+PATIENCE = (
+    3  # a failure seen this often in a row is final, as in fc3: FC tries conversion and placement again by itself
+)
 # What fc3 0.1.22 waits out, however often it is seen: FC is still looking for a card, or tries again by itself.
 PASSING = ("resources are being replenished", "an internal error has occurred")
 
@@ -68,71 +68,62 @@ def wait_ready(
     clock: Callable[[], float] = time.monotonic,
 ) -> str:
     """What is ready, in words. Raises CheckFailed with FC's own reason, or TimedOut with the last thing seen."""
-    deadline = clock() + timeout_s
-    failures: list[str] = []
+    deadline, failures, what = clock() + timeout_s, 0, f"{function}@{qualifier}"
+    provision: Any = None
     while True:
-        waiting_for, failure = look_at_function(fc.get_function(function, qualifier))
-        if not waiting_for and not failure:
-            # A version cannot hold min instances, so there is nothing to look up.
-            provision = None if qualifier.isdigit() else fc.get_provision(function, qualifier)
-            waiting_for, failure = look_at_instances(provision)
-            if not waiting_for and not failure:
-                return ready_text(f"{function}@{qualifier}", provision)
-        failures = [*failures, failure] if failure else []
-        if len(failures) >= PATIENCE:
-            raise CheckFailed(f"{function}@{qualifier}: {failure}")
-        report(failure or waiting_for)
+        text, failed = look_at_function(fc.get_function(function, qualifier))
+        if not text and not qualifier.isdigit():  # a version cannot hold min instances
+            provision = fc.get_provision(function, qualifier)
+            text, failed = look_at_instances(provision)
+        if not text:
+            if not target_of(provision):
+                return f"{what} is ready; no min instances, so a first request waits for a cold start"
+            return f"{what} is ready, min instances {provision.current} of {target_of(provision)}"
+        failures = failures + 1 if failed else 0
+        if failures >= PATIENCE:
+            raise CheckFailed(f"{what}: {text}")
+        report(text)
         if clock() + poll_s > deadline:
-            raise TimedOut(f"{function}@{qualifier} is not ready after {timeout_s:.0f} s: {failure or waiting_for}")
+            raise TimedOut(f"{what} is not ready after {timeout_s:.0f} s: {text}")
         sleep(poll_s)
 
 
-def look_at_function(found: Any) -> tuple[str, str]:
-    """(what is still awaited, what has failed); both empty when ready."""
-    if found.state == "Failed":
-        return "", f"function state Failed: {reason(found.state_reason_code, found.state_reason)}"
-    if found.state == "Inactive":
-        return "", "function state Inactive (idle for weeks): invoke it once, FC then prepares it again"
-    if found.state != "Active":
-        return f"function state {found.state or 'unknown'}, waiting for Active", ""
-    if found.last_update_status == "Failed":
-        why = reason(found.last_update_status_reason_code, found.last_update_status_reason)
-        return "", f"last update Failed: {why}; the version before it still serves"
-    if found.last_update_status != "Successful":
-        return f"last update {found.last_update_status or 'unknown'}, waiting for Successful", ""
-    return "", ""
+def look_at_function(found: Any) -> tuple[str, bool]:
+    """(what is not right yet, whether it has failed); "" when ready."""
+    match found.state, found.last_update_status:
+        case "Failed", _:
+            return f"function state Failed: {reason(found.state_reason_code, found.state_reason)}", True
+        case "Inactive", _:
+            return "function state Inactive (idle for weeks): invoke it once, FC then prepares it again", True
+        case "Active", "Successful":
+            return "", False
+        case "Active", "Failed":
+            why = reason(found.last_update_status_reason_code, found.last_update_status_reason)
+            return f"last update Failed: {why}; the version before it still serves", True
+        case "Active", update:
+            return f"last update {update or 'unknown'}, waiting for Successful", False
+        case state, _:
+            return f"function state {state or 'unknown'}, waiting for Active", False
 
 
-def look_at_instances(provision: Any | None) -> tuple[str, str]:
-    """The same of its min instances."""
-    target = target_of(provision)
-    if provision is None or not target:
-        return "", ""
+def look_at_instances(provision: Any) -> tuple[str, bool]:
+    """The same of its min instances; None where there are none."""
     # Never `current or target`: an absent `current` means nothing stands.
-    current = provision.current or 0
+    target, current = target_of(provision), (provision and provision.current) or 0
     if current >= target:
-        return "", ""
-    text = f"min instances {current} of {target}"
-    if not provision.current_error:
-        return text, ""
-    text = f"{text}: {provision.current_error}"
-    passing = any(words in text.lower() for words in PASSING)
-    return (text, "") if passing else ("", text)
+        return "", False
+    text, error = f"min instances {current} of {target}", provision.current_error
+    if not error:
+        return text, False
+    return f"{text}: {error}", not any(words in error.lower() for words in PASSING)
 
 
 def target_of(provision: Any | None) -> int:
     """Instances wanted now. `target` includes schedules and policies, `defaultTarget` does not."""
     if provision is None:
         return 0
-    return int(provision.default_target or 0) if provision.target is None else int(provision.target)
+    return int(provision.default_target or 0 if provision.target is None else provision.target)
 
 
 def reason(code: str | None, text: str | None) -> str:
     return ": ".join(part for part in (code, text) if part) or "no reason given"
-
-
-def ready_text(what: str, provision: Any | None) -> str:
-    target = target_of(provision)
-    if provision is None or not target:
-        return f"{what} is ready; no min instances, so a first request waits for a cold start"
-    return f"{what} is ready, min instances {provision.current} of {target}"

@@ -34,7 +34,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     try:
         healthy = check("health", lambda: Deployment(url).health(wait_s=60))
-        assert healthy.ok, f"{healthy.detail}\n{log.read_text()[-4000:]}"
+        assert not healthy.fault, f"{healthy.fault}\n{log.read_text()[-4000:]}"
         yield url
     finally:
         process.terminate()

@@ -47,7 +47,7 @@ def _answers(fake: FakeFC, good: ServiceDouble) -> None:
 @pytest.fixture
 def release(fc: FunctionCompute) -> Release:
     def smoke(qualifier: str) -> None:
-        wrong = [result.detail for result in over_invoke(fc, NAME, qualifier) if not result.ok]
+        wrong = [result.fault for result in over_invoke(fc, NAME, qualifier) if result.fault]
         if wrong:
             raise CheckFailed(wrong[0])
 

@@ -127,7 +127,7 @@ def test_a_log_is_read_in_the_forms_it_comes_in(tmp_path: Path, form: str) -> No
 
 def test_a_span_can_be_chosen(tmp_path: Path) -> None:
     lines = [line(3600 * at) for at in range(5)]
-    assert made(tmp_path, *lines, since="2027-02-01", until="2027-02-01T02:00Z").everything["requests"] == 2
+    assert made(tmp_path, *lines, span=("2027-02-01", "2027-02-01T02:00Z")).everything["requests"] == 2
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ class TestWaiting:
     def test_an_absent_current_is_not_ready(self) -> None:
         # fc3 takes it for ready.
         provision = models.ProvisionConfig(default_target=1, target=1)
-        assert look_at_instances(provision) == ("min instances 0 of 1", "")
+        assert look_at_instances(provision) == ("min instances 0 of 1", False)
 
     def test_a_version_has_no_min_instances_to_look_up(self, fake: FakeFC, fc: FunctionCompute) -> None:
         version = fc.publish(NAME, "")

@@ -31,7 +31,7 @@ FAILED = {"engine_error", "internal_error", "engine_unavailable"}
 
 
 def found(db: sqlite3.Connection, name: str) -> list[dict[str, Any]]:
-    return rows(db, observe.statement(QUERIES[name]))
+    return rows(db, f"* | {QUERIES[name]['sql']}")
 
 
 @pytest.fixture(scope="module")
@@ -213,12 +213,14 @@ def test_all_of_it_arrives(sls: FakeSls, capsys: pytest.CaptureFixture[str]) -> 
     assert index["keys"]["message"]["doc_value"] is True and index["max_text_len"] == 16384
     (shown,) = [sls.objects[path] for path in kept["/dash"]]
     assert len(shown["charts"]) == len(PLAN["dashboard"])
+    assert [one["display"]["yAxis"] for one in shown["charts"]] == [one["y"] for one in PLAN["dashboard"]]
     for path in kept["/jobs"]:
         alert = sls.objects[path]["configuration"]
         (query,) = alert["queryList"]
         assert (query["project"], query["store"], query["region"]) == ("my-logs", "chatbot-llm", "cn-hangzhou")
         assert query["query"] in [one["searchQuery"] for at, one in sls.objects.items() if at.startswith("/saved")]
         assert alert["policyConfiguration"]["actionPolicyId"] == "on-call"
+        assert alert["severityConfigurations"][0]["severity"] in (4, 6, 8, 10)
     assert capsys.readouterr().out.count(": made\n") == 2 + len(QUERIES) + len(PLAN["alerts"])
 
 
