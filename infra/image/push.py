@@ -10,12 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 from collections.abc import Sequence
 
 from infra.errors import CheckFailed, Refused, WrongUsage
 from infra.image import size
-from infra.image.target import output
+from infra.image.target import output, shown
 
 LOCAL = "chatbot-llm"
 COMMIT_LABEL = "org.opencontainers.image.revision"
@@ -68,18 +67,16 @@ def published(reference: str) -> str | None:
 
 def is_this_commit(reference: str) -> bool:
     """Whether the image behind the reference was built from the commit that is checked out, by its label."""
-    shown = output("docker", "buildx", "imagetools", "inspect", reference, "--format", "{{json .Image.Config.Labels}}")
+    labels = output("docker", "buildx", "imagetools", "inspect", reference, "--format", "{{json .Image.Config.Labels}}")
     commit = output("git", "rev-parse", "HEAD").stdout.strip()
-    return shown.returncode == 0 and bool(commit) and (json.loads(shown.stdout) or {}).get(COMMIT_LABEL) == commit
+    return labels.returncode == 0 and bool(commit) and (json.loads(labels.stdout) or {}).get(COMMIT_LABEL) == commit
 
 
 def push(repository: str, by: Sequence[str] | None = None) -> str:
     """Push, unless it is there already, and return the reference."""
     name = tag()
-    reference = f"{repository}:{name}"
-    local = f"{LOCAL}:{name}"
-    there = published(reference)
-    if there is not None:
+    reference, local = f"{repository}:{name}", f"{LOCAL}:{name}"
+    if (there := published(reference)) is not None:
         mine = output("docker", "image", "inspect", "--format", "{{.Id}}", local).stdout.strip()
         if not (mine and mine == there) and not is_this_commit(reference):
             raise CheckFailed(
@@ -87,16 +84,15 @@ def push(repository: str, by: Sequence[str] | None = None) -> str:
             )
         print(f"{reference} is there already, and is this commit")
         return reference
-    platform = output("docker", "image", "inspect", "--format", "{{.Os}}/{{.Architecture}}", local)
-    if platform.returncode != 0:
+    inspected = output("docker", "image", "inspect", "--format", "{{.Os}}/{{.Architecture}}", local)
+    if inspected.returncode != 0:
         raise CheckFailed(f"there is no image {local} here: `make image` builds it")
-    if platform.stdout.strip() != "linux/amd64":
-        raise CheckFailed(f"{local} is for {platform.stdout.strip()}; Function Compute takes linux/amd64: `make image`")
+    if (platform := inspected.stdout.strip()) != "linux/amd64":
+        raise CheckFailed(f"{local} is for {platform}; Function Compute takes linux/amd64: `make image`")
     print(f"{local}: {size.check(local)}", flush=True)
-    commands = (
+    pushing = (
         [[*by, "--tag", reference]] if by else [["docker", "tag", local, reference], ["docker", "push", reference]]
     )
-    for command in commands:
-        if subprocess.run(command, check=False).returncode != 0:
-            raise Refused(f"`{' '.join(command)}` failed; its output is above")
+    for command in pushing:
+        shown(*command, failure=Refused)
     return reference

@@ -15,9 +15,10 @@ import random
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ SHIPPED, AGAIN, TOGETHER = "as shipped", "as shipped, again", "together"
 #: Prompt lengths for TTFT, tokens. The last fits a context of 4096 with the chat template and one token of answer.
 LENGTHS = (512, 2000, 4000)
 LEVELS = (1, 4, 10)
+CHUNKS = (512, 1024, 2048, 4096)
 #: A step that decodes n requests with k drafted tokens each has n * (k + 1) tokens, and graphs are captured by tokens.
 REQUESTS = (1, 2, 4, 8, 16)
 #: What a variant must win, as a mean over all its times, and the most it may lose at one of them.
@@ -107,12 +109,8 @@ class Outcome:
 
 def speculation(k: int, up_to: int | None = None, graphs: bool = True) -> dict[str, str]:
     """Flags for vLLM's n-gram method: k tokens drafted a step while at most `up_to` requests run (None: always)."""
-    config: dict[str, Any] = {
-        "method": "ngram",
-        "num_speculative_tokens": k,
-        "prompt_lookup_min": 2,
-        "prompt_lookup_max": 4,
-    }
+    config: dict[str, Any] = {"method": "ngram", "num_speculative_tokens": k}
+    config |= {"prompt_lookup_min": 2, "prompt_lookup_max": 4}
     sizes = {requests * (k + 1) for requests in REQUESTS if requests <= (up_to or REQUESTS[-1])}
     if up_to:
         config["num_speculative_tokens_per_batch_size"] = [[1, up_to, k], [up_to + 1, REQUESTS[-1], 0]]
@@ -136,10 +134,7 @@ def variants(card: bool) -> list[Variant]:
             Variant(f"attention by {name}", "attention", {"--attention-backend": name}, needs="a choice of attention")
             for name in ("FLASHINFER", "FLEX_ATTENTION", "FLASH_ATTN")
         ),
-        *(
-            Variant(f"chunks of {size}", "chunks", {"--max-num-batched-tokens": str(size)})
-            for size in (512, 1024, 2048, 4096)
-        ),
+        *(Variant(f"chunks of {size}", "chunks", {"--max-num-batched-tokens": f"{size}"}) for size in CHUNKS),
     ]
 
 
@@ -176,26 +171,20 @@ class Measurement:
 
     def tokens_per_s(self, level: int, bodies: list[dict[str, Any]]) -> float:
         """`level` at once, each followed by the next."""
-
-        def tokens(body: dict[str, Any]) -> int:
-            more = {"max_tokens": self.effort.tokens, "temperature": 0, "documents_policy": "drop_last"}
-            return int(self.deployment.call("/chat", body | more)[0]["usage"]["completion_tokens"])
-
+        more = {"max_tokens": self.effort.tokens, "temperature": 0, "documents_policy": "drop_last"}
         with ThreadPoolExecutor(level) as pool:
             began = time.monotonic()
-            return sum(pool.map(tokens, bodies)) / (time.monotonic() - began)
+            answers = list(pool.map(lambda body: self.deployment.call("/chat", body | more)[0], bodies))
+            return sum(int(answer["usage"]["completion_tokens"]) for answer in answers) / (time.monotonic() - began)
 
     def into(self, outcome: Outcome, base: Outcome | None) -> None:
         """Measure all of it. The first request of a kind is nobody's: what is compiled late is compiled then."""
-        bodies = questions()
-        self.tokens_per_s(LEVELS[-1], [bodies.pop() for _ in range(LEVELS[-1])])
-        for length in LENGTHS:
-            outcome.ttft_ms[length] = self.ttft_ms(length)
+        asked = cycle(questions())
+        self.tokens_per_s(LEVELS[-1], list(islice(asked, LEVELS[-1])))
+        outcome.ttft_ms = {length: self.ttft_ms(length) for length in LENGTHS}
         for level in LEVELS:
-            count = self.effort.questions * level
             # No level meets a context that the one before has put into the prefix cache, as far as questions reach.
-            some, bodies = (bodies * 2)[:count], (bodies * 2)[count : count + len(bodies)]
-            outcome.tokens_per_s[level] = self.tokens_per_s(level, some)
+            outcome.tokens_per_s[level] = self.tokens_per_s(level, list(islice(asked, self.effort.questions * level)))
         prompts = acceptance.prompts()[: self.effort.prompts]
         replies = acceptance.round_of(self.deployment, prompts, LEVELS[-1]) if prompts else []
         outcome.answers = [reply.text for reply in replies]
@@ -242,9 +231,10 @@ def compare(
     found: list[Outcome] = []
 
     def one(variant: Variant, base: Outcome | None = None) -> Outcome:
-        needs = "" if card else variant.needs
-        missing = f"not tried: it needs {needs}, which only an NVIDIA card has"
-        outcome = Outcome(variant.name, missing) if needs else measured(variant, start, limit_s, effort, base)
+        if variant.needs and not card:
+            outcome = Outcome(variant.name, f"not tried: it needs {variant.needs}, which only an NVIDIA card has")
+        else:
+            outcome = measured(variant, start, limit_s, effort, base)
         found.append(outcome)
         gain = f", {outcome.gain(base):.2f} of the shipped one" if base and not outcome.fault else ""
         print(f"{variant.name}: {outcome.fault or f'{outcome.start_s:.0f} s to start{gain}'}", flush=True)
@@ -253,60 +243,49 @@ def compare(
     base = one(Variant(SHIPPED, ""))
     if base.fault:
         raise CheckFailed(f"{SHIPPED}: {base.fault}")
-    best: dict[str, tuple[float, Variant]] = {}
+    won: dict[str, tuple[float, Variant]] = {}
     for variant in tried:
-        if all(shipped.get(flag) == value for flag, value in variant.flags.items()) and not variant.environment:
-            continue
-        outcome = one(variant, base)
-        if outcome.wins(base) and outcome.gain(base) > best.get(variant.topic, (0.0, None))[0]:
-            best[variant.topic] = outcome.gain(base), variant
-    winner = together([variant for _, variant in sorted(best.values(), key=lambda each: each[0])])
-    if len(best) > 1 and not one(winner, base).wins(base):
-        winner = max(best.values(), key=lambda each: each[0])[1]
+        if variant.environment or not variant.flags.items() <= shipped.items():
+            outcome = one(variant, base)
+            if outcome.wins(base) and outcome.gain(base) > won.get(variant.topic, (0.0, variant))[0]:
+                won[variant.topic] = outcome.gain(base), variant
+    winners = [variant for _, variant in sorted(won.values(), key=lambda each: each[0])]
+    winner = together(winners)
+    if len(winners) > 1 and not one(winner, base).wins(base):
+        winner = winners[-1]
     one(Variant(AGAIN, ""), base)
     diff = profile_diff(shipped, winner)
     print(f"\n{table(found)}\n")
-    print(diff or "no variant wins 5 % without losing elsewhere: the profile stays as it is")
+    print("\n".join(diff) or "no variant wins 5 % without losing elsewhere: the profile stays as it is")
     outcomes = [{name: value for name, value in asdict(each).items() if name != "answers"} for each in found]
-    return {"effort": asdict(effort), "variants": outcomes, "recommended": diff.splitlines()}
+    return {"effort": asdict(effort), "variants": outcomes, "recommended": diff}
 
 
-def together(chosen: Iterable[Variant]) -> Variant:
+def together(chosen: Sequence[Variant]) -> Variant:
     """All of them in one; of two values for a flag the last one's."""
-    flags: dict[str, str] = {}
-    environment: dict[str, str] = {}
-    for variant in chosen:
-        flags |= variant.flags
-        environment |= variant.environment
-    return Variant(TOGETHER, "", flags, environment)
+    flags = {name: value for each in chosen for name, value in each.flags.items()}
+    return Variant(TOGETHER, "", flags, {name: value for each in chosen for name, value in each.environment.items()})
 
 
-def profile_diff(shipped: Mapping[str, str], winner: Variant) -> str:
+def profile_diff(shipped: Mapping[str, str], winner: Variant) -> list[str]:
     """The profile before and after, as a diff of its lines in profiles.py; empty if nothing changes."""
-
-    def lines(profile: Mapping[str, str]) -> list[str]:
-        return [f"{json.dumps(name)}: {json.dumps(value)}," for name, value in profile.items()]
-
-    after = {**shipped, **winner.flags, **winner.environment}
-    return "\n".join(difflib.unified_diff(lines(shipped), lines(after), "shipped", "recommended", n=0, lineterm=""))
+    profiles = (shipped, {**shipped, **winner.flags, **winner.environment})
+    before, after = ([f"{json.dumps(flag)}: {json.dumps(value)}," for flag, value in each.items()] for each in profiles)
+    return list(difflib.unified_diff(before, after, "shipped", "recommended", n=0, lineterm=""))
 
 
 def table(found: Iterable[Outcome]) -> str:
     """One line a variant, in Markdown: it goes into an issue as it is."""
     ttft, speed = (" / ".join(map(str, numbers)) for numbers in (LENGTHS, LEVELS))
-    lines = [
-        f"| variant | start, s | TTFT at {ttft}, ms | tokens/s at {speed} | faults | right | same, first 8 words |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    columns = f"variant | start, s | TTFT at {ttft}, ms | tokens/s at {speed} | faults | right | same, first 8 words"
+    rows = [columns, "---|---|---|---|---|---|---"]
     for one in found:
-        if one.fault:
-            lines.append(f"| {one.name} | {one.fault} | | | | | |")
-            continue
         times = " / ".join(f"{value:.0f}" for value in one.ttft_ms.values())
         speeds = " / ".join(f"{value:.1f}" for value in one.tokens_per_s.values())
         judged = f"{one.faults} | {one.right} | {one.same}, {one.same_beginning}"
-        lines.append(f"| {one.name} | {one.start_s:.0f} | {times} | {speeds} | {judged} |")
-    return "\n".join(lines)
+        cells = f"{one.start_s:.0f} | {times} | {speeds} | {judged}"
+        rows.append(f"{one.name} | {f'{one.fault} | | | | |' if one.fault else cells}")
+    return "\n".join(f"| {row} |" for row in rows)
 
 
 def write(path: Path, about: Mapping[str, Any], compared: Mapping[str, Any]) -> None:
