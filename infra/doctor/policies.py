@@ -32,8 +32,8 @@ _CALLS: tuple[tuple[tuple[str, ...], str], ...] = (
     (ITSELF, "CreateFunction UpdateFunction"),
     (TRIGGERS, "GetTrigger CreateTrigger UpdateTrigger"),
     (EVERYTHING, "GetScalingConfig"),  # the one that page 06/19 does not have
-    (ITSELF, "GetConcurrencyConfig PutConcurrencyConfig"),  # the latter with the autoscaling block of s.yaml
-    (ITSELF, "DeleteConcurrencyConfig"),  # when that block is taken away again
+    # With the autoscaling block of s.yaml, and when it is taken away again.
+    (ITSELF, "GetConcurrencyConfig PutConcurrencyConfig DeleteConcurrencyConfig"),
     ((f"{FUNCTION}/vpc-bindings/*",), "ListVpcBindings"),
     # infra: smoke, status, scale, release
     (QUALIFIED, "InvokeFunction DeleteProvisionConfig"),
@@ -60,14 +60,9 @@ DEPLOYER = {f"fc:{action}": resources for resources, actions in _CALLS for actio
 #: These cannot be bound to a resource, and they only read.
 UNBOUND = {"fc:GetScalingConfig", "ram:CheckServiceLinkedRoleExistence"}
 
-#: Condition keys that a page of RAM or of Function Compute has. A key that none has is never true, or ignored.
-CONDITION_KEYS = {
-    "acs:Service",  # RAM, PassRole: the service a role is handed to
-    "ram:ServiceName",  # RAM, CreateServiceLinkedRole
-    "oidc:iss",  # RAM, roles for OIDC
-    "oidc:aud",
-    "oidc:sub",
-}
+#: Condition keys that RAM's pages have, on PassRole, on CreateServiceLinkedRole, on roles for OIDC. A key that none has
+#: is never true, or ignored.
+CONDITION_KEYS = {"acs:Service", "ram:ServiceName", "oidc:iss", "oidc:aud", "oidc:sub"}
 
 #: What the operator fills in; infra/README.md names each.
 PLACEHOLDERS = frozenset(

@@ -26,6 +26,20 @@ NUMBERS = (
     "customContainerConfig.port", "provisionConfig.defaultTarget", "concurrencyConfig.reservedConcurrency",
 )  # fmt: skip
 
+# Path -> what its text must be, empty where it is missing; what is wrong otherwise, with the text in {}.
+TEXTS = {
+    "runtime": ("custom-container", "must be custom-container: the service is an image"),
+    "functionName": (r"[A-Za-z_][\w-]{0,63}",
+        "must be 1 to 64 letters, digits, _ or -, not beginning with a digit; set DEPLOY_FUNCTION"),
+    "role": (r"(acs:ram::\d+:role/[a-z0-9.-]+)?",
+        "is '{}': must be acs:ram::<account>:role/<name> in lower case (fc3 lower-cases it), or empty"),
+    "provisionConfig.qualifier": (r"(?!\d+$).*",
+        "is version {}: instances are kept for LATEST or an alias; set DEPLOY_QUALIFIER"),
+    "endpoint": ("", f"is set: {ELSEWHERE}; take it away"),
+    "sessionAffinity": ("(NONE)?", "is {}: FC then counts sessions and sends up to "
+        f"{quotas.MAX_INSTANCE_CONCURRENCY} requests to one instance; the service keeps no session, take it away"),
+}  # fmt: skip
+
 AMOUNTS = ("CHATBOT_DEADLINE_S", "CHATBOT_DRAIN_S", "CHATBOT_MAX_RUNNING", "CHATBOT_MAX_WAITING")
 
 # A tag that no one moves: git describe on a release (v1.2.3, v1.2.3-4-gabc1234), or a bare commit.
@@ -43,7 +57,7 @@ def get(props: Props, path: str, default: Any = None) -> Any:
 
 
 def number(props: Props, path: str) -> float:
-    """The number at a path; 0 where there is none (`numbers` reports it)."""
+    """The number at a path; 0 where there is none (`values` reports it)."""
     value = get(props, path)
     return value if isinstance(value, int | float) and not isinstance(value, bool) else 0
 
@@ -54,14 +68,18 @@ def setting(props: Props, name: str) -> Any:
 
 
 def amount(props: Props, name: str) -> float:
-    """A setting as a number; where it is none, NaN, with which no comparison finds fault (`numbers` does)."""
+    """A setting as a number; where it is none, NaN, with which no comparison finds fault (`values` does)."""
     try:
         return float(setting(props, name))
     except (TypeError, ValueError):
         return math.nan
 
 
-def numbers(props: Props) -> Iterator[Finding]:
+def values(props: Props) -> Iterator[Finding]:
+    for path, (pattern, sentence) in TEXTS.items():
+        text = str(get(props, path) or "")
+        if not re.fullmatch(pattern, text):
+            yield error(path, sentence.format(text))
     for path in NUMBERS:
         if isinstance(value := get(props, path), str):
             write = "${env()} gives text, write ${json(env('NAME', '1'))} for a number"
@@ -97,7 +115,7 @@ def t4(props: Props) -> Iterator[Finding]:
         yield error("region", f"is {region!r}: the T4 is in {', '.join(sorted(quotas.T4_REGIONS))}; set DEPLOY_REGION")
 
 
-def hooks(props: Props) -> Iterator[Finding]:
+def times(props: Props) -> Iterator[Finding]:
     for name, most in (("initializer", quotas.MAX_INITIALIZER_S), ("preStop", quotas.MAX_PRE_STOP_S)):
         path = f"instanceLifecycleConfig.{name}"
         if not get(props, f"{path}.handler"):
@@ -111,6 +129,12 @@ def hooks(props: Props) -> Iterator[Finding]:
     if drain >= stop:
         must = f"must be under preStop's {stop:g} s, or FC kills answers that are being finished"
         yield error("environmentVariables.CHATBOT_DRAIN_S", f"is {drain:g} s: {must}")
+    timeout, deadline = number(props, "timeout"), amount(props, "CHATBOT_DEADLINE_S")
+    if not 1 <= timeout <= quotas.MAX_TIMEOUT_S:
+        yield error("timeout", f"must be 1 to {quotas.MAX_TIMEOUT_S} s; left out it is 3 s")
+    elif timeout <= deadline:
+        must = f"must be above CHATBOT_DEADLINE_S ({deadline:g} s), or FC kills an answer before the service ends it"
+        yield error("timeout", f"is {timeout:g} s: {must}")
 
 
 def health_check(props: Props) -> Iterator[Finding]:
@@ -124,15 +148,6 @@ def health_check(props: Props) -> Iterator[Finding]:
         value = get(config, key)
         if value is not None and not (isinstance(value, int) and least <= value <= most):
             yield error(f"{path}.{key}", f"is {value!r}: must be {least} to {most}")
-
-
-def times(props: Props) -> Iterator[Finding]:
-    timeout, deadline = number(props, "timeout"), amount(props, "CHATBOT_DEADLINE_S")
-    if not 1 <= timeout <= quotas.MAX_TIMEOUT_S:
-        yield error("timeout", f"must be 1 to {quotas.MAX_TIMEOUT_S} s; left out it is 3 s")
-    elif timeout <= deadline:
-        must = f"must be above CHATBOT_DEADLINE_S ({deadline:g} s), or FC kills an answer before the service ends it"
-        yield error("timeout", f"is {timeout:g} s: {must}")
 
 
 def concurrency(props: Props) -> Iterator[Finding]:
@@ -151,8 +166,6 @@ def concurrency(props: Props) -> Iterator[Finding]:
 
 
 def container(props: Props) -> Iterator[Finding]:
-    if get(props, "runtime") != "custom-container":
-        yield error("runtime", "must be custom-container: the service is an image")
     path, command = "customContainerConfig.port", get(props, "customContainerConfig.command") or []
     listening = service.flag("--port", command, "none") or service.DEFAULT_PORT
     if number(props, path) != int(listening):
@@ -207,16 +220,6 @@ def api_keys(props: Props) -> Iterator[Finding]:
         yield error(path, f"holds a plain key, which `s` prints and keeps in ~/.s/logs: {leave}")
 
 
-def names(props: Props) -> Iterator[Finding]:
-    if not re.fullmatch(r"[A-Za-z_][\w-]{0,63}", str(get(props, "functionName", ""))):
-        characters = "letters, digits, _ or -, not beginning with a digit"
-        yield error("functionName", f"must be 1 to 64 {characters}; set DEPLOY_FUNCTION")
-    role = str(get(props, "role") or "")
-    if role and not re.fullmatch(r"acs:ram::\d+:role/[a-z0-9.-]+", role):
-        must = "must be acs:ram::<account>:role/<name> in lower case (fc3 lower-cases it), or empty"
-        yield error("role", f"is {role!r}: {must}")
-
-
 def logs(props: Props) -> Iterator[Finding]:
     if not isinstance(config := get(props, "logConfig"), Mapping):
         why = "without it a deploy switches logs off, and `auto` has no LLM metrics"
@@ -249,9 +252,6 @@ def instances(props: Props) -> Iterator[Finding]:
     least, most = number(provision, "defaultTarget"), quotas.MAX_MIN_INSTANCES
     if not 0 <= least <= most:
         yield error(f"{path}.defaultTarget", f"is {least:g}: must be 0 to {most}; set DEPLOY_MIN_INSTANCES")
-    if (kept := str(provision.get("qualifier", "LATEST"))).isdigit():
-        where = "instances are kept for LATEST or an alias; set DEPLOY_QUALIFIER"
-        yield error(f"{path}.qualifier", f"is version {kept}: {where}")
 
 
 def policies(props: Props) -> Iterator[Finding]:
@@ -289,17 +289,9 @@ def triggers(props: Props) -> Iterator[Finding]:
             yield error(f"{path}.triggerConfig.authType", f"is function: {wants}; {own}")
 
 
-def leftovers(props: Props) -> Iterator[Finding]:
-    if get(props, "endpoint"):
-        yield error("endpoint", f"is set: {ELSEWHERE}; take it away")
-    if (affinity := get(props, "sessionAffinity", "NONE")) not in ("NONE", ""):
-        sends = f"FC then counts sessions and sends up to {quotas.MAX_INSTANCE_CONCURRENCY} requests to one instance"
-        yield error("sessionAffinity", f"is {affinity}: {sends}; the service keeps no session, take it away")
-
-
 RULES: tuple[Callable[[Props], Iterator[Finding]], ...] = (
-    unknown_keys, numbers, machine, hooks, health_check, times, concurrency, container, image,
-    environment_variables, api_keys, names, logs, instances, policies, triggers, leftovers,
+    unknown_keys, values, machine, times, health_check, concurrency, container, image,
+    environment_variables, api_keys, logs, instances, policies, triggers,
 )  # fmt: skip
 
 

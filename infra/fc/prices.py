@@ -66,11 +66,7 @@ class Size:
 
 def price(cu: float, currency: str) -> Decimal:
     """A month's CU through the price steps."""
-    paid, total = 0.0, Decimal(0)
-    for limit, unit in PRICES[currency]:
-        step = min(cu, limit) - paid
-        if step <= 0:
-            break
-        total += Decimal(step) * unit
-        paid += step
-    return total
+    steps = PRICES[currency]
+    begins = [0.0, *(limit for limit, _ in steps)]
+    paid = (max(0.0, min(cu, limit) - begin) for begin, (limit, _) in zip(begins, steps, strict=False))
+    return sum((Decimal(part) * unit for part, (_, unit) in zip(paid, steps, strict=True)), Decimal(0))

@@ -34,6 +34,11 @@ DOWNLOADS = Path("build/weights")
 WANTED = ("*.safetensors", "*.json", "*.txt", "LICENSE*")
 #: ModelScope's own file, unknown to Hugging Face.
 UNWANTED = "configuration.json"
+#: The hubs: who names a mirror, and the hub's own address.
+HUBS = {
+    "huggingface": ("HF_ENDPOINT", "https://huggingface.co"),
+    "modelscope": ("MODELSCOPE_ENDPOINT", "https://modelscope.cn"),
+}
 #: 2026-01-01. One time for all files makes the image layer's digest depend on nothing but their content,
 #: so a rebuild without cache pushes no weights again.
 FILE_TIME_S = 1_767_225_600
@@ -74,42 +79,37 @@ class Manifest:
         return json.dumps({"repository": self.repository, "revision": self.revision, "files": files}, indent=2) + "\n"
 
 
-class HuggingFace:
-    def __init__(self, manifest: Manifest) -> None:
-        base = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-        self._list = f"{base}/api/models/{manifest.repository}/tree/{manifest.revision}?recursive=true"
-        self._files = f"{base}/{manifest.repository}/resolve/{manifest.revision}"
+@dataclass(frozen=True)
+class Hub:
+    """Where a hub lists a repository's files; `content` is the address of one of them up to its path."""
+
+    name: str
+    listing: str
+    content: str
+
+    @classmethod
+    def of(cls, name: str, manifest: Manifest) -> Hub:
+        base = (os.environ.get(HUBS[name][0]) or HUBS[name][1]).rstrip("/")
+        if name == "huggingface":
+            tree = f"{base}/api/models/{manifest.repository}/tree/{manifest.revision}?recursive=true"
+            return cls(name, tree, f"{base}/{manifest.repository}/resolve/{manifest.revision}/")
+        # The same repository by name. Its branch `master` has its own history, hence checksums instead of commits.
+        api = f"{base}/api/v1/models/{manifest.repository}/repo"
+        return cls(name, f"{api}/files?Revision=master&Recursive=true", f"{api}?Revision=master&FilePath=")
 
     def files(self) -> list[File]:
+        """Raises BakeError, and KeyError or TypeError when the answer is not what the hub documents."""
+        answer = get_json(self.listing)
+        if self.name == "modelscope":
+            entries = [entry for entry in answer["Data"]["Files"] if entry["Type"] == "blob"]
+            return [File(entry["Path"], entry["Size"], sha256=entry["Sha256"]) for entry in entries]
         return [
             File(entry["path"], entry["size"], sha256=entry["lfs"]["oid"].removeprefix("sha256:"))
             if entry.get("lfs")
             else File(entry["path"], entry["size"], git_object_id=entry["oid"])
-            for entry in get_json(self._list)
+            for entry in answer
             if entry["type"] == "file"
         ]
-
-    def url(self, path: str) -> str:
-        return f"{self._files}/{quote(path)}"
-
-
-class ModelScope:
-    """The same repository by name. Its branch `master` has its own history, hence checksums instead of commits."""
-
-    def __init__(self, manifest: Manifest) -> None:
-        base = (os.environ.get("MODELSCOPE_ENDPOINT") or "https://modelscope.cn").rstrip("/")
-        self._api = f"{base}/api/v1/models/{manifest.repository}/repo"
-
-    def files(self) -> list[File]:
-        entries = get_json(f"{self._api}/files?Revision=master&Recursive=true")["Data"]["Files"]
-        return [File(each["Path"], each["Size"], sha256=each["Sha256"]) for each in entries if each["Type"] == "blob"]
-
-    def url(self, path: str) -> str:
-        return f"{self._api}?Revision=master&FilePath={quote(path)}"
-
-
-Hub = HuggingFace | ModelScope
-HUBS: dict[str, type[HuggingFace] | type[ModelScope]] = {"huggingface": HuggingFace, "modelscope": ModelScope}
 
 
 def listed(hub: Hub) -> list[File]:
@@ -117,45 +117,37 @@ def listed(hub: Hub) -> list[File]:
     try:
         files = sorted(hub.files(), key=lambda file: file.path)
     except (KeyError, TypeError) as error:
-        raise BakeError(f"{type(hub).__name__} answered with a list of files in an unknown form: {error!r}") from error
+        raise BakeError(f"{hub.name} answered with a list of files in an unknown form: {error!r}") from error
     wanted = [file for file in files if any(fnmatch.fnmatch(file.path, pattern) for pattern in WANTED)]
     if not any(file.path.endswith(".safetensors") for file in wanted):
-        raise BakeError(f"{type(hub).__name__} lists no weights for this model: is the repository's name right?")
+        raise BakeError(f"{hub.name} lists no weights for this model: is the repository's name right?")
     return [file for file in wanted if file.path != UNWANTED]
-
-
-def digests(path: Path) -> tuple[str, str]:
-    """(sha256, git object id) of a file, read once."""
-    sha256 = hashlib.sha256()
-    blob = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            sha256.update(chunk)
-            blob.update(chunk)
-    return sha256.hexdigest(), blob.hexdigest()
 
 
 def check(path: Path, file: File) -> File:
     """The file with its sha256 filled in. Removes it and raises BakeError when it is not what it must be."""
-    found = File(file.path, path.stat().st_size, *digests(path))
-    for kind, expected, actual in (
-        ("size", file.size, found.size),
-        ("sha256", file.sha256, found.sha256),
-        ("git object id", file.git_object_id, found.git_object_id),
+    size, git_object_id = path.stat().st_size, ""
+    with path.open("rb") as content:
+        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    if file.git_object_id:  # of small files only
+        git_object_id = hashlib.sha1(b"blob %d\0" % size + path.read_bytes(), usedforsecurity=False).hexdigest()
+    for kind, expected, found in (
+        ("size", file.size, size),
+        ("sha256", file.sha256, sha256),
+        ("git object id", file.git_object_id, git_object_id),
     ):
-        if expected and expected != actual:
+        if expected and expected != found:
             path.unlink()
-            differs = f"{kind} {actual} instead of {expected}"
             raise BakeError(
-                f"{file.path} is not the file that was pinned: {differs}. It was removed. "
+                f"{file.path} is not the file that was pinned: {kind} {found} instead of {expected}. It was removed. "
                 "Run again; if it repeats, the source is damaged or was changed: try the other --source"
             )
-    return found
+    return replace(file, size=size, sha256=sha256)
 
 
 def fetch(manifest: Manifest, source: str, to: Path) -> tuple[Path, Manifest]:
     """Download what is missing below `to`/<org>/<name>; every file there is then checked."""
-    hub = HUBS[source](manifest)
+    hub = Hub.of(source, manifest)
     if not manifest.files and source == "modelscope":
         raise BakeError(
             "ModelScope does not know the pinned commit and weights.json holds no checksums yet: "
@@ -188,7 +180,7 @@ def _fetched(hub: Hub, file: File, path: Path) -> File:
     if path.exists():
         checked = check(path, file)
     else:
-        download(hub.url(file.path), part, file.size, file.path)
+        download(hub.content + quote(file.path), part, file.size, file.path)
         checked = check(part, file)
         part.replace(path)
     print(f"{file.path}  {size_text(checked.size)}  ok", flush=True)
@@ -211,7 +203,7 @@ def install(folder: Path, manifest: Manifest, to: Path) -> None:
 
 def lock(manifest: Manifest, source: str) -> Manifest:
     """The manifest with every size and sha256; fetches only the small files that the hub lists without a sha256."""
-    hub = HUBS[source](manifest)
+    hub = Hub.of(source, manifest)
     with tempfile.TemporaryDirectory() as scratch:
         files = [file if file.sha256 else _fetched(hub, file, Path(scratch) / file.path) for file in listed(hub)]
     return replace(manifest, files=tuple(files))
@@ -235,9 +227,6 @@ def run(args: argparse.Namespace) -> int:
         folder, found = fetch(manifest, args.source, args.to)
         if args.install:
             install(folder, found, args.install)
-        if not manifest.files:
-            print("no checksums are locked; these were found (`python -m infra bake lock` writes them):")
-            print(found.text())
     except BakeError as error:
         print(f"bake: {error}", file=sys.stderr)
         return 1

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -171,13 +171,8 @@ def free_port() -> int:
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", default="chatbot-llm:local", help="local, or pulled (default: %(default)s)")
     parser.add_argument("--scripted", action="store_true", help="the image without a GPU and without its model")
-    parser.add_argument(
-        "--variants",
-        nargs="?",
-        const="",
-        metavar="WORD",
-        help="compare flags afterwards, those with WORD in their name (default: all on a T4, 40 minutes; else none)",
-    )
+    when = "those with WORD in their name (default: all on a T4, 40 minutes; else none)"
+    parser.add_argument("--variants", nargs="?", const="", metavar="WORD", help=f"compare flags afterwards, {when}")
     parser.add_argument("--no-variants", action="store_true", help="not even on a T4")
     parser.add_argument("--port", type=int, help="on this machine (default: a free one)")
     parser.add_argument("flags", nargs="*", help="vLLM flags after --, as for the image")
@@ -200,16 +195,15 @@ def run(args: argparse.Namespace) -> None:
         instead = "this says nothing about the GPU image, whose container --scripted tries"
         print(f"no GPU with Docker here: the same steps with the CPU build; {instead}")
 
-    def make(flags: Mapping[str, str], environment: Mapping[str, str]) -> tuple[Target, str]:
+    def make(flags: Sequence[str], environment: Mapping[str, str]) -> tuple[Target, str]:
         """The image, or a process where there is neither a card nor a script, with flags beside the user's own."""
-        words = [*args.flags, *(word for pair in flags.items() for word in pair)]
-        inner = plan.port if card or args.scripted else port
+        flags, inner = [*args.flags, *flags], plan.port if card or args.scripted else port
         variables = {**plan.environment, "FC_CUSTOM_LISTEN_PORT": str(inner), **environment}
         if card or args.scripted:
-            return Container(args.image, words, variables, f"127.0.0.1:{port}:{inner}", args.scripted), url
-        return Process(words, variables, port), url
+            return Container(args.image, flags, variables, f"127.0.0.1:{port}:{inner}", args.scripted), url
+        return Process(flags, variables, port), url
 
-    target, _ = make({}, {})
+    target, _ = make([], {})
     try:
         target.start()
         Drill(target, plan, url).run("smoke", *(["acceptance"] if on_t4 else []))

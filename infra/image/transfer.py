@@ -53,27 +53,20 @@ def download(url: str, part: Path, size: int, name: str) -> None:
     failures = 0
     part.touch()
     while (have := part.stat().st_size) != size:
-        failure: Exception = ConnectionError("the connection was closed early")
         try:
             _receive(url, part, have if have < size else 0, size, name)
-        except PASSING as error:
-            failure = error
-        got = part.stat().st_size
-        if getattr(failure, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            raise BakeError(
-                f"the disk is full at {part}: {size_text(size - got)} of {name} were still to come. "
-                "Make room and run again; what is there is kept"
-            )
-        if got == size:
-            return
-        failures = 0 if got > have else failures + 1
-        if failures == ATTEMPTS:
-            raise BakeError(
-                f"{name} stopped at {size_text(got)} of {size_text(size)} and {ATTEMPTS} attempts brought nothing: "
-                f"{failure}. Run again to go on from there"
-            )
-        print(f"{name}  interrupted at {size_text(got)} ({failure}), going on", flush=True)
-        _pause(failures)
+        except PASSING as failure:
+            got = part.stat().st_size
+            if getattr(failure, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                full = f"the disk is full at {part}: {size_text(size - got)} of {name} were still to come"
+                raise BakeError(f"{full}. Make room and run again; what is there is kept") from failure
+            failures = 0 if got > have else failures + 1
+            if failures == ATTEMPTS:
+                stopped = f"{name} stopped at {size_text(got)} of {size_text(size)}"
+                nothing = f"{ATTEMPTS} attempts brought nothing: {failure}"
+                raise BakeError(f"{stopped} and {nothing}. Run again to go on from there") from failure
+            print(f"{name}  interrupted at {size_text(got)} ({failure}), going on", flush=True)
+            _pause(failures)
 
 
 def _receive(url: str, part: Path, have: int, size: int, name: str) -> None:
@@ -91,6 +84,8 @@ def _receive(url: str, part: Path, have: int, size: int, name: str) -> None:
                     reported, speed = now, size_text((have - begun) / (now - started))
                     share = f"{size_text(have)} of {size_text(size)}  {have * 100 // size} %"
                     print(f"{name}  {share}  {speed}/s", flush=True)
+    if have < size:
+        raise ConnectionError("the connection was closed early")
 
 
 def _open(url: str, have: int) -> http.client.HTTPResponse:

@@ -48,17 +48,16 @@ POLL_S = 0.2
 #: Why a log ends: the last line of a traceback.
 _ERROR = re.compile(r"^(?:.*\s)?(\w*(?:Error|Exception)\b.*|error: .*)$", re.M)
 
-Start = Callable[[Mapping[str, str], Mapping[str, str]], tuple[Target, str]]
+Start = Callable[[Sequence[str], Mapping[str, str]], tuple[Target, str]]  # flags, environment -> target, its URL
 
 
 @dataclass(frozen=True)
 class Variant:
-    """`flags` and `environment` are what differs from the shipped ones. Of one `topic` only the best is recommended."""
+    """`changes` are flags, by `--name`, and variables that differ. Of one `topic` only the best is recommended."""
 
     name: str
     topic: str
-    flags: Mapping[str, str] = field(default_factory=dict)
-    environment: Mapping[str, str] = field(default_factory=dict)
+    changes: Mapping[str, str] = field(default_factory=dict)
     #: Why it means nothing without an NVIDIA card.
     needs: str = ""
 
@@ -126,7 +125,7 @@ def variants(card: bool) -> list[Variant]:
     lookup = functools.partial(speculation, graphs=card)
     return [
         Variant("compiled prefill", "compile", {"--compilation-config": json.dumps(piecewise)}, needs="CUDA graphs"),
-        Variant("int8 products", "marlin", {}, {"VLLM_MARLIN_INPUT_DTYPE": "int8"}, needs="Marlin's kernels"),
+        Variant("int8 products", "marlin", {"VLLM_MARLIN_INPUT_DTYPE": "int8"}, needs="Marlin's kernels"),
         Variant("n-gram, k = 2", "n-gram", lookup(2)),
         Variant("n-gram, k = 3", "n-gram", lookup(3)),
         Variant("n-gram, k = 3 up to 4 at once", "n-gram", lookup(3, 4)),
@@ -151,54 +150,49 @@ def questions() -> list[dict[str, Any]]:
     ]
 
 
-class Measurement:
-    """What is measured of a running service. Raises CheckFailed with the service's own words."""
+def measure(outcome: Outcome, url: str, effort: Effort, base: Outcome | None) -> None:
+    """Measure all of it, of a running service. Raises CheckFailed with the service's own words."""
+    service, asked = Deployment(url, read_timeout_s=acceptance.REQUEST_LIMIT_S), cycle(questions())
 
-    def __init__(self, url: str, effort: Effort) -> None:
-        self.deployment, self.effort = Deployment(url, read_timeout_s=acceptance.REQUEST_LIMIT_S), effort
-        # A tokenizer that knows only bytes, as the GPU kit's, makes several tokens of a word.
-        words, _ = self.deployment.call("/tokenize", {"prompt": " ".join(WORDS), "add_special_tokens": False})
-        self._a_word = words["count"] / len(WORDS)
-
-    def ttft_ms(self, length: int) -> float:
-        """The time of an answer of one token to a prompt of about so many tokens, which no cache knows."""
-        took = []
-        for repeat in range(self.effort.repeats):
-            words = random.Random(f"{length} {repeat}").choices(WORDS, k=round(length / self._a_word))
-            chat = {"messages": [{"role": "user", "content": " ".join(words)}], "max_tokens": 1}
-            took.append(self.deployment.call("/chat", chat)[1])
-        return 1000 * statistics.median(took)
-
-    def tokens_per_s(self, level: int, bodies: list[dict[str, Any]]) -> float:
-        """`level` at once, each followed by the next."""
-        more = {"max_tokens": self.effort.tokens, "temperature": 0, "documents_policy": "drop_last"}
+    def tokens_per_s(level: int, count: int) -> float:
+        """`level` at once, each followed by the next; no context comes again as long as there are other questions."""
+        more = {"max_tokens": effort.tokens, "temperature": 0, "documents_policy": "drop_last"}
+        bodies = [body | more for body in islice(asked, count)]
         with ThreadPoolExecutor(level) as pool:
             began = time.monotonic()
-            answers = list(pool.map(lambda body: self.deployment.call("/chat", body | more)[0], bodies))
+            answers = list(pool.map(lambda body: service.call("/chat", body)[0], bodies))
             return sum(int(answer["usage"]["completion_tokens"]) for answer in answers) / (time.monotonic() - began)
 
-    def into(self, outcome: Outcome, base: Outcome | None) -> None:
-        """Measure all of it. The first request of a kind is nobody's: what is compiled late is compiled then."""
-        asked = cycle(questions())
-        self.tokens_per_s(LEVELS[-1], list(islice(asked, LEVELS[-1])))
-        outcome.ttft_ms = {length: self.ttft_ms(length) for length in LENGTHS}
-        for level in LEVELS:
-            # No level meets a context that the one before has put into the prefix cache, as far as questions reach.
-            outcome.tokens_per_s[level] = self.tokens_per_s(level, list(islice(asked, self.effort.questions * level)))
-        prompts = acceptance.prompts()[: self.effort.prompts]
-        replies = acceptance.round_of(self.deployment, prompts, LEVELS[-1]) if prompts else []
-        outcome.answers = [reply.text for reply in replies]
-        outcome.faults = sum(bool(reply.fault) for reply in replies)
-        outcome.right = acceptance.right(prompts, replies)
-        pairs = list(zip(outcome.answers, (base or outcome).answers, strict=True))
-        outcome.same = sum(mine == shipped for mine, shipped in pairs)
-        outcome.same_beginning = sum(mine.split()[:8] == shipped.split()[:8] for mine, shipped in pairs)
+    # The first request of a kind is nobody's: what is compiled late is compiled then.
+    tokens_per_s(LEVELS[-1], LEVELS[-1])
+    # A tokenizer that knows only bytes, as the GPU kit's, makes several tokens of a word.
+    tokenized, _ = service.call("/tokenize", {"prompt": " ".join(WORDS), "add_special_tokens": False})
+    for length in LENGTHS:
+        took = []
+        for repeat in range(effort.repeats):  # prompts that no cache knows
+            words = random.Random(f"{length} {repeat}").choices(
+                WORDS, k=round(length * len(WORDS) / tokenized["count"])
+            )
+            chat = {"messages": [{"role": "user", "content": " ".join(words)}], "max_tokens": 1}
+            took.append(service.call("/chat", chat)[1])
+        outcome.ttft_ms[length] = 1000 * statistics.median(took)
+    outcome.tokens_per_s = {level: tokens_per_s(level, effort.questions * level) for level in LEVELS}
+    prompts = acceptance.prompts()[: effort.prompts]
+    replies = acceptance.round_of(service, prompts, LEVELS[-1]) if prompts else []
+    outcome.answers = [reply.text for reply in replies]
+    outcome.faults = sum(bool(reply.fault) for reply in replies)
+    outcome.right = acceptance.right(prompts, replies)
+    pairs = list(zip(outcome.answers, (base or outcome).answers, strict=True))
+    outcome.same = sum(mine == shipped for mine, shipped in pairs)
+    outcome.same_beginning = sum(mine.split()[:8] == shipped.split()[:8] for mine, shipped in pairs)
 
 
 def measured(variant: Variant, start: Start, limit_s: int, effort: Effort, base: Outcome | None) -> Outcome:
     """One variant started, measured and taken down. Whatever goes wrong is its fault, and never the run's end."""
     outcome = Outcome(variant.name)
-    target, url = start(variant.flags, variant.environment)
+    flags = [word for pair in variant.changes.items() if pair[0].startswith("--") for word in pair]
+    environment = {name: value for name, value in variant.changes.items() if not name.startswith("--")}
+    target, url = start(flags, environment)
 
     def watch(pause_s: float) -> None:
         time.sleep(min(pause_s, POLL_S))
@@ -211,7 +205,7 @@ def measured(variant: Variant, start: Start, limit_s: int, effort: Effort, base:
         watch(0)
         Deployment(url, read_timeout_s=5).health(limit_s, sleep=watch)
         outcome.start_s = time.monotonic() - began
-        Measurement(url, effort).into(outcome, base)
+        measure(outcome, url, effort, base)
         target.stop(limit_s=30)
     except (InfraError, requests.RequestException) as error:
         logged = _ERROR.findall(target.log())
@@ -245,12 +239,13 @@ def compare(
         raise CheckFailed(f"{SHIPPED}: {base.fault}")
     won: dict[str, tuple[float, Variant]] = {}
     for variant in tried:
-        if variant.environment or not variant.flags.items() <= shipped.items():
+        if not variant.changes.items() <= shipped.items():
             outcome = one(variant, base)
             if outcome.wins(base) and outcome.gain(base) > won.get(variant.topic, (0.0, variant))[0]:
                 won[variant.topic] = outcome.gain(base), variant
     winners = [variant for _, variant in sorted(won.values(), key=lambda each: each[0])]
-    winner = together(winners)
+    # Of two values for a flag the best one's, which is the last.
+    winner = Variant(TOGETHER, "", {name: value for each in winners for name, value in each.changes.items()})
     if len(winners) > 1 and not one(winner, base).wins(base):
         winner = winners[-1]
     one(Variant(AGAIN, ""), base)
@@ -261,15 +256,9 @@ def compare(
     return {"effort": asdict(effort), "variants": outcomes, "recommended": diff}
 
 
-def together(chosen: Sequence[Variant]) -> Variant:
-    """All of them in one; of two values for a flag the last one's."""
-    flags = {name: value for each in chosen for name, value in each.flags.items()}
-    return Variant(TOGETHER, "", flags, {name: value for each in chosen for name, value in each.environment.items()})
-
-
 def profile_diff(shipped: Mapping[str, str], winner: Variant) -> list[str]:
     """The profile before and after, as a diff of its lines in profiles.py; empty if nothing changes."""
-    profiles = (shipped, {**shipped, **winner.flags, **winner.environment})
+    profiles = (shipped, {**shipped, **winner.changes})
     before, after = ([f"{json.dumps(flag)}: {json.dumps(value)}," for flag, value in each.items()] for each in profiles)
     return list(difflib.unified_diff(before, after, "shipped", "recommended", n=0, lineterm=""))
 
