@@ -42,6 +42,7 @@ TEXTS = {
 
 AMOUNTS = ("CHATBOT_DEADLINE_S", "CHATBOT_DRAIN_S", "CHATBOT_MAX_RUNNING", "CHATBOT_MAX_WAITING")
 
+REFERENCE = re.compile(r"([^/:@]+)[^/]*/[^:@]*(?::([^@]*))?(?:@(.*))?")  # host, tag, digest
 # A tag that no one moves: git describe on a release (v1.2.3, v1.2.3-4-gabc1234), or a bare commit.
 IMMUTABLE_TAG = re.compile(r"v?\d+\.\d+\.\d+([-+.]\w[\w.+-]*)?|[0-9a-f]{7,40}")
 
@@ -137,19 +138,6 @@ def times(props: Props) -> Iterator[Finding]:
         yield error("timeout", f"is {timeout:g} s: {must}")
 
 
-def health_check(props: Props) -> Iterator[Finding]:
-    path = "customContainerConfig.healthCheckConfig"
-    if not (config := get(props, path)):
-        yield error(path, "is missing: FC would send traffic to an engine that no longer answers")
-        return
-    if get(config, "httpGetUrl") != "/health":
-        yield error(f"{path}.httpGetUrl", "must be /health, which is 200 only while the engine answers")
-    for key, (least, most) in quotas.HEALTH_CHECK_RANGES.items():
-        value = get(config, key)
-        if value is not None and not (isinstance(value, int) and least <= value <= most):
-            yield error(f"{path}.{key}", f"is {value!r}: must be {least} to {most}")
-
-
 def concurrency(props: Props) -> Iterator[Finding]:
     path, at_once = "instanceConcurrency", number(props, "instanceConcurrency")
     if not 1 <= at_once <= quotas.MAX_INSTANCE_CONCURRENCY:
@@ -170,18 +158,26 @@ def container(props: Props) -> Iterator[Finding]:
     listening = service.flag("--port", command, "none") or service.DEFAULT_PORT
     if number(props, path) != int(listening):
         yield error(path, f"is {get(props, path)}: the service listens on {listening}; left out it is 9000")
+    path = "customContainerConfig.healthCheckConfig"
+    if not (config := get(props, path)):
+        yield error(path, "is missing: FC would send traffic to an engine that no longer answers")
+        return
+    if get(config, "httpGetUrl") != "/health":
+        yield error(f"{path}.httpGetUrl", "must be /health, which is 200 only while the engine answers")
+    for key, (least, most) in quotas.HEALTH_CHECK_RANGES.items():
+        value = get(config, key)
+        if value is not None and not (isinstance(value, int) and least <= value <= most):
+            yield error(f"{path}.{key}", f"is {value!r}: must be {least} to {most}")
 
 
 def image(props: Props) -> Iterator[Finding]:
     """FC notes tag and digest; a tag whose content changes later makes every call fail until the next deployment."""
     path, region = "customContainerConfig.image", get(props, "region")
     reference = str(get(props, path, ""))
-    name, _, digest = reference.partition("@")
-    host, _, rest = name.partition("/")
-    tag = rest.rpartition(":")[2] if ":" in rest else ""
-    if not host.partition(":")[0]:
+    if not (named := REFERENCE.fullmatch(reference)):
         yield error(path, f"is {reference!r}, without a repository: export DEPLOY_REPOSITORY=<host>/<namespace>/<name>")
         return
+    host, tag, digest = named.groups("")
     immutable = IMMUTABLE_TAG.fullmatch(tag) and not tag.endswith("dirty")
     if not (immutable or re.fullmatch(r"sha256:[0-9a-f]{64}", digest)):
         why = "can move or name unsaved work, and FC fails calls when a tag's content changes"
@@ -290,7 +286,7 @@ def triggers(props: Props) -> Iterator[Finding]:
 
 
 RULES: tuple[Callable[[Props], Iterator[Finding]], ...] = (
-    unknown_keys, values, machine, times, health_check, concurrency, container, image,
+    unknown_keys, values, machine, times, concurrency, container, image,
     environment_variables, api_keys, logs, instances, policies, triggers,
 )  # fmt: skip
 

@@ -31,10 +31,8 @@ ROUNDED_S = 0.5  # a busy span is rounded up to whole seconds: on average by thi
 # (CU of the month up to here, price of one CU). List prices: mainland China; international site.
 PRICES: dict[str, list[tuple[float, Decimal]]] = {
     "CNY": [(200e6, Decimal("0.00011")), (1_000e6, Decimal("0.00010")), (inf, Decimal("0.00009"))],
-    "USD": [
-        (100e6, Decimal("0.000020")),
-        (inf, Decimal("0.000017")),  # a third step, 0.000014, begins somewhere above: then this is too much
-    ],
+    # A third step, 0.000014, begins somewhere above: then this is too much.
+    "USD": [(100e6, Decimal("0.000020")), (inf, Decimal("0.000017"))],
 }
 
 

@@ -71,10 +71,8 @@ def with_credential(env: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
         return dict(env), []
     token = credential.pop("SecurityToken")
     if missing := [f"ALIBABA_CLOUD_{CREDENTIAL[key]}" for key, value in credential.items() if not value]:
-        raise InfraError(
-            f"ALIBABA_CLOUD_ACCESS_KEY_ID is set but {' and '.join(missing)} is not: set it too, "
-            "or unset them all to use the profile from `s config add`"
-        )
+        profile = "unset them all to use the profile from `s config add`"
+        raise InfraError(f"ALIBABA_CLOUD_ACCESS_KEY_ID is set but {' and '.join(missing)} is not: set it, or {profile}")
     # The plain four win over -a, and lose the token: they must not be there at all.
     kept = {name: value for name, value in env.items() if name not in CREDENTIAL}
     return {**kept, ACCESS: json.dumps(credential | ({"SecurityToken": token} if token else {}))}, ["-a", ACCESS]

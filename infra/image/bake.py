@@ -223,10 +223,10 @@ def run(args: argparse.Namespace) -> int:
         if args.act == "lock":
             args.manifest.write_text(lock(manifest, args.source).text())
             print(f"{args.manifest} is locked: review it and commit it")
-            return 0
-        folder, found = fetch(manifest, args.source, args.to)
-        if args.install:
-            install(folder, found, args.install)
+        else:
+            folder, found = fetch(manifest, args.source, args.to)
+            if args.install:
+                install(folder, found, args.install)
     except BakeError as error:
         print(f"bake: {error}", file=sys.stderr)
         return 1

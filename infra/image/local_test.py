@@ -32,7 +32,7 @@ from infra.doctor import service
 from infra.errors import CheckFailed, InfraError, TimedOut
 from infra.fc.quotas import LISTEN_WITHIN_S
 from infra.image import variants
-from infra.image.target import Card, Container, Process, Target, gpu
+from infra.image.target import Card, Container, Process, Target, gpu, shown
 
 WARM = Path(__file__).with_name("warm")
 T4_CAPABILITY = "7.5"
@@ -59,7 +59,7 @@ class Plan:
             (resource,) = template["resources"].values()
             props: dict[str, Any] = template["template"][resource["extend"]["name"]] | resource["props"]
             hooks, container = props["instanceLifecycleConfig"], props["customContainerConfig"]
-            variables = {name: str(value) for name, value in props["environmentVariables"].items()}
+            variables = props["environmentVariables"].items()
             return cls(
                 initializer_s=hooks["initializer"]["timeout"],
                 pre_stop_s=hooks["preStop"]["timeout"],
@@ -69,7 +69,7 @@ class Plan:
                 port=container["port"],
                 environment={
                     # What begins with ${ comes from the deployer's own environment.
-                    **{name: value for name, value in variables.items() if not value.startswith("${")},
+                    **{name: str(value) for name, value in variables if not str(value).startswith("${")},
                     "FC_FUNCTION_NAME": "chatbot-llm",
                     "FC_REGION": "local",
                     "FC_ACCOUNT_ID": "0",
@@ -208,7 +208,7 @@ def run(args: argparse.Namespace) -> None:
         target.start()
         Drill(target, plan, url).run("smoke", *(["acceptance"] if on_t4 else []))
         if on_t4 and isinstance(target, Container):
-            target.copy_out("/opt/warm/.", WARM)
+            shown("docker", "cp", f"{target.name}:/opt/warm/.", str(WARM))
             print(f"kept what the T4 compiled in {WARM.relative_to(ROOT)}: the next `make image` bakes it in")
     except InfraError:
         print(target.log(), file=sys.stderr)

@@ -41,9 +41,8 @@ def gpu() -> Card | None:
     if not (shutil.which("nvidia-smi") and shutil.which("docker")):
         return None
     listed = output("nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader")
-    if listed.returncode != 0 or not listed.stdout.strip():
-        return None
-    return Card(*(part.strip() for part in listed.stdout.strip().splitlines()[0].split(",")))
+    lines = listed.stdout.strip().splitlines() if listed.returncode == 0 else []
+    return Card(*map(str.strip, lines[0].split(","))) if lines else None
 
 
 class Container:
@@ -86,11 +85,6 @@ class Container:
     def stop(self, limit_s: int) -> int:
         output("docker", "stop", "--time", str(limit_s), self.name)
         return int(output("docker", "inspect", "--format", "{{.State.ExitCode}}", self.name).stdout.strip() or -1)
-
-    def copy_out(self, source: str, to: Path) -> None:
-        copied = output("docker", "cp", f"{self.name}:{source}", str(to))
-        if copied.returncode != 0:
-            raise CheckFailed(f"docker cp: {copied.stderr.strip()}")
 
     def remove(self) -> None:
         output("docker", "rm", "--force", "--volumes", self.name)

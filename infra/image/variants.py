@@ -101,9 +101,8 @@ class Outcome:
         return statistics.geometric_mean(self.gains(base))
 
     def wins(self, base: Outcome) -> bool:
-        if self.fault or self.faults or self.right < RIGHT_SHARE * base.right:
-            return False
-        return self.gain(base) >= WIN and min(self.gains(base)) >= LOSS
+        sound = not (self.fault or self.faults) and self.right >= RIGHT_SHARE * base.right
+        return sound and self.gain(base) >= WIN and min(self.gains(base)) >= LOSS
 
 
 def speculation(k: int, up_to: int | None = None, graphs: bool = True) -> dict[str, str]:
