@@ -16,18 +16,15 @@ from infra.errors import CheckFailed, Refused, WrongUsage
 from infra.image import size
 from infra.image.target import output, shown
 
+REPOSITORY = "<registry, as ACR shows it>/<namespace>/chatbot-llm"
 COMMIT_LABEL = "org.opencontainers.image.revision"
 #: What registries say about a tag that is not there (Docker's own client; Registry API `MANIFEST_UNKNOWN`).
 ABSENT = ("no such manifest", "manifest unknown", "not found: manifest")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "repository",
-        nargs="?",
-        default=os.environ.get("DEPLOY_REPOSITORY"),
-        help="<registry, as ACR shows it>/<namespace>/chatbot-llm (default: DEPLOY_REPOSITORY)",
-    )
+    default = os.environ.get("DEPLOY_REPOSITORY")
+    parser.add_argument("repository", nargs="?", default=default, help=f"{REPOSITORY} (default: DEPLOY_REPOSITORY)")
     parser.add_argument(
         "--by", nargs=argparse.REMAINDER, help="the build that pushes it instead of `docker push`; --tag is added"
     )
@@ -86,7 +83,7 @@ def push(reference: str, local: str, by: Sequence[str] | None) -> None:
 
 def run(args: argparse.Namespace) -> None:
     if not args.repository:
-        raise WrongUsage("where to? export DEPLOY_REPOSITORY=<registry, as ACR shows it>/<namespace>/chatbot-llm")
+        raise WrongUsage(f"where to? export DEPLOY_REPOSITORY={REPOSITORY}")
     name = tag()
     push(f"{args.repository}:{name}", f"chatbot-llm:{name}", args.by)
     print(f"DEPLOY_IMAGE={args.repository}:{name}")

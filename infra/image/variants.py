@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import cycle, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -166,12 +167,11 @@ def measure(outcome: Outcome, url: str, effort: Effort, base: Outcome | None) ->
     tokens_per_s(LEVELS[-1], LEVELS[-1])
     # A tokenizer that knows only bytes, as the GPU kit's, makes several tokens of a word.
     tokenized, _ = service.call("/tokenize", {"prompt": " ".join(WORDS), "add_special_tokens": False})
+    a_token = len(WORDS) / tokenized["count"]
     for length in LENGTHS:
         took = []
         for repeat in range(effort.repeats):  # prompts that no cache knows
-            words = random.Random(f"{length} {repeat}").choices(
-                WORDS, k=round(length * len(WORDS) / tokenized["count"])
-            )
+            words = random.Random(f"{length} {repeat}").choices(WORDS, k=round(length * a_token))
             chat = {"messages": [{"role": "user", "content": " ".join(words)}], "max_tokens": 1}
             took.append(service.call("/chat", chat)[1])
         outcome.ttft_ms[length] = 1000 * statistics.median(took)
@@ -236,13 +236,10 @@ def compare(
     base = one(Variant(SHIPPED, ""))
     if base.fault:
         raise CheckFailed(f"{SHIPPED}: {base.fault}")
-    won: dict[str, tuple[float, Variant]] = {}
-    for variant in tried:
-        if not variant.changes.items() <= shipped.items():
-            outcome = one(variant, base)
-            if outcome.wins(base) and outcome.gain(base) > won.get(variant.topic, (0.0, variant))[0]:
-                won[variant.topic] = outcome.gain(base), variant
-    winners = [variant for _, variant in sorted(won.values(), key=lambda each: each[0])]
+    others = [(one(each, base), each) for each in tried if not each.changes.items() <= shipped.items()]
+    won = sorted(((each.gain(base), variant) for each, variant in others if each.wins(base)), key=itemgetter(0))
+    best = {variant.topic: (gain, variant) for gain, variant in won}  # of a topic the last one
+    winners = [variant for _, variant in sorted(best.values(), key=itemgetter(0))]
     # Of two values for a flag the best one's, which is the last.
     winner = Variant(TOGETHER, "", {name: value for each in winners for name, value in each.changes.items()})
     if len(winners) > 1 and not one(winner, base).wins(base):
