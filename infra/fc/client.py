@@ -28,7 +28,6 @@ ATTEMPTS = 6
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 8.0  # 0.5+1+2+4+8: a throttled call gives up after about 15 s
 CONTROL_READ_TIMEOUT_S = 60  # as the fc3 component's own client (FC_CLIENT_READ_TIMEOUT)
-CONNECT_TIMEOUT_S = 10
 LATEST = "LATEST"
 LIVE = "live"  # the alias that callers reach; the default of s.yaml as well
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -182,7 +181,7 @@ class FunctionCompute:
         from darabonba.runtime import RuntimeOptions  # type: ignore[import-untyped]
         from Tea.exceptions import TeaException  # type: ignore[import-untyped]
 
-        runtime = RuntimeOptions(connect_timeout=CONNECT_TIMEOUT_S * 1000, read_timeout=int(read_timeout_s * 1000))
+        runtime = RuntimeOptions(connect_timeout=10_000, read_timeout=int(read_timeout_s * 1000))  # ms
         send = getattr(self._client, f"{method}_with_options")
         made = [getattr(self.models, f"{method.title().replace('_', '')}Request")(**fields)] if fields else []
         attempt = 0

@@ -25,7 +25,6 @@ RATES = {"active": (1.0, 0.15, 2.1, 0.05), "hibernated": (0.0, 0.10, 0.5, 0.05)}
 FREE_DISK_GB = 10
 CU_PER_REQUEST = 75 / 10_000
 HOURS_PER_MONTH = 720  # 30 days, as the billing page's own examples
-MB_PER_GB = 1024
 ROUNDED_S = 0.5  # a busy span is rounded up to whole seconds: on average by this much
 
 # (CU of the month up to here, price of one CU). List prices: mainland China; international site.
@@ -53,7 +52,7 @@ class Size:
 
     def cu_per_second(self, state: str) -> float:
         """CU/s of one instance that is "active" or "hibernated"."""
-        memory, gpu, disk = (size / MB_PER_GB for size in (self.memory_mb, self.gpu_memory_mb, self.disk_mb))
+        memory, gpu, disk = (size / 1024 for size in (self.memory_mb, self.gpu_memory_mb, self.disk_mb))  # MB -> GB
         configured = (self.vcpu, memory, gpu, max(0.0, disk - FREE_DISK_GB))
         return sum(rate * amount for rate, amount in zip(RATES[state], configured, strict=True))
 

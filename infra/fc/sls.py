@@ -19,7 +19,6 @@ import requests
 from infra.errors import Refused
 from infra.fc.client import LOOPBACK, NO_ANSWER, address
 
-TIMEOUT_S = 30
 HINTS = {
     "ProjectNotExist": "make it in the SLS console first, in this region, and export DEPLOY_LOG_PROJECT",
     "LogStoreNotExist": "make it in the SLS console first, and export DEPLOY_LOG_STORE",
@@ -64,7 +63,7 @@ class Sls:
         raw = b"" if body is None else json.dumps(body).encode()
         headers = self._headers(method, path, raw)
         try:
-            reply = requests.request(method, self._base + path, data=raw, headers=headers, timeout=TIMEOUT_S)
+            reply = requests.request(method, self._base + path, data=raw, headers=headers, timeout=30)
         except requests.RequestException as error:
             text = f"SLS: no answer ({type(error).__name__}): check the network and --region"
             raise Refused(text, code=NO_ANSWER) from None

@@ -35,7 +35,6 @@ from infra.image import variants
 from infra.image.target import Card, Container, Process, Target, gpu, shown
 
 WARM = Path(__file__).with_name("warm")
-T4_CAPABILITY = "7.5"
 EXIT_S = 30  # after SIGTERM; /pre-stop has drained already, so only closing is left
 
 
@@ -182,7 +181,7 @@ def run(args: argparse.Namespace) -> None:
     port = args.port or free_port()
     plan, url = Plan.read(ROOT / "s.yaml"), f"http://127.0.0.1:{port}"
     card = None if args.scripted else gpu()
-    on_t4 = bool(card and card.capability == T4_CAPABILITY)
+    on_t4 = bool(card and card.capability == "7.5")
     if args.scripted:
         if not shutil.which("docker"):
             raise CheckFailed("docker is not installed here, and --scripted tries the image")

@@ -30,7 +30,6 @@ from infra.errors import CheckFailed
 from infra.fc.quotas import MAX_IMAGE_GB
 
 UNCOMPRESSED_LIMIT_GB = 20.0  # FC, FAQ on GPU images: less than this normally deploys and works
-BLOCK_BYTES = 16 << 20
 GZIP = b"\x1f\x8b"
 
 
@@ -60,7 +59,7 @@ def measure(stream: IO[bytes], threads: int | None = None) -> tuple[int, int]:
 
 
 def _sizes(content: IO[bytes], pool: ThreadPoolExecutor, workers: int) -> tuple[int, int]:
-    blocks, unpack = iter(partial(content.read, BLOCK_BYTES), b""), None
+    blocks, unpack = iter(partial(content.read, 16 << 20), b""), None
     plain = compressed = 0
     while some := list(islice(blocks, workers)):
         if not plain and some[0].startswith(GZIP):

@@ -11,7 +11,6 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-CHUNK_BYTES = 1 << 20
 #: A connection that is silent for this long is given up and resumed.
 SILENCE_S = 60
 #: Attempts in a row that bring nothing.
@@ -76,7 +75,7 @@ def _receive(url: str, part: Path, have: int, size: int, name: str) -> None:
         with part.open("ab" if have else "wb") as file:
             started = reported = time.monotonic()
             begun = have
-            while chunk := response.read1(CHUNK_BYTES):
+            while chunk := response.read1(1 << 20):
                 have += file.write(chunk)
                 if have > size:
                     raise BakeError(f"{name} is longer than the {size} bytes that were pinned: is the source right?")

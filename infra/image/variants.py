@@ -44,8 +44,6 @@ REQUESTS = (1, 2, 4, 8, 16)
 WIN, LOSS = 1.05, 0.95
 #: Of plain questions answered right as shipped, what a variant must still get right.
 RIGHT_SHARE = 0.98
-#: Between two looks whether a variant is ready, seconds.
-POLL_S = 0.2
 #: Why a log ends: the last line of a traceback.
 _ERROR = re.compile(r"^(?:.*\s)?(\w*(?:Error|Exception)\b.*|error: .*)$", re.M)
 
@@ -194,7 +192,7 @@ def measured(variant: Variant, start: Start, limit_s: int, effort: Effort, base:
     target, url = start(flags, environment)
 
     def watch(pause_s: float) -> None:
-        time.sleep(min(pause_s, POLL_S))
+        time.sleep(min(pause_s, 0.2))
         if not target.running():
             raise CheckFailed("it does not start")
 
