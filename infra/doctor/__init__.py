@@ -6,6 +6,7 @@ An error is refused by Function Compute, or works and is not what was meant; a w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 
@@ -21,9 +22,5 @@ class Finding:
         return f"{self.level}: {self.path} {self.sentence}"
 
 
-def error(path: str, sentence: str) -> Finding:
-    return Finding("error", path, sentence)
-
-
-def warning(path: str, sentence: str) -> Finding:
-    return Finding("warning", path, sentence)
+error = partial(Finding, "error")
+warning = partial(Finding, "warning")

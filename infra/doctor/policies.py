@@ -32,8 +32,8 @@ _CALLS: tuple[tuple[tuple[str, ...], str], ...] = (
     (ITSELF, "CreateFunction UpdateFunction"),
     (TRIGGERS, "GetTrigger CreateTrigger UpdateTrigger"),
     (EVERYTHING, "GetScalingConfig"),  # the one that page 06/19 does not have
-    (ITSELF, "GetConcurrencyConfig PutConcurrencyConfig"),  # the latter with the autoscaling block of s.yaml
-    (ITSELF, "DeleteConcurrencyConfig"),  # when that block is taken away again
+    # With the autoscaling block of s.yaml, and when it is taken away again.
+    (ITSELF, "GetConcurrencyConfig PutConcurrencyConfig DeleteConcurrencyConfig"),
     ((f"{FUNCTION}/vpc-bindings/*",), "ListVpcBindings"),
     # infra: smoke, status, scale, release
     (QUALIFIED, "InvokeFunction DeleteProvisionConfig"),
@@ -60,14 +60,9 @@ DEPLOYER = {f"fc:{action}": resources for resources, actions in _CALLS for actio
 #: These cannot be bound to a resource, and they only read.
 UNBOUND = {"fc:GetScalingConfig", "ram:CheckServiceLinkedRoleExistence"}
 
-#: Condition keys that a page of RAM or of Function Compute has. A key that none has is never true, or ignored.
-CONDITION_KEYS = {
-    "acs:Service",  # RAM, PassRole: the service a role is handed to
-    "ram:ServiceName",  # RAM, CreateServiceLinkedRole
-    "oidc:iss",  # RAM, roles for OIDC
-    "oidc:aud",
-    "oidc:sub",
-}
+#: Condition keys that RAM's pages have, on PassRole, on CreateServiceLinkedRole, on roles for OIDC. A key that none has
+#: is never true, or ignored.
+CONDITION_KEYS = {"acs:Service", "ram:ServiceName", "oidc:iss", "oidc:aud", "oidc:sub"}
 
 #: What the operator fills in; infra/README.md names each.
 PLACEHOLDERS = frozenset(
@@ -88,10 +83,8 @@ def check_policy(name: str, document: Mapping[str, Any]) -> Iterator[Finding]:
             if "*" in action:
                 yield error(f"{path}.Action", f"{action} allows whatever the service adds next year: list the actions")
         if "*" in as_list(statement.get("Resource")) and not statement.get("Condition") and set(actions) - UNBOUND:
-            yield error(
-                f"{path}.Resource",
-                "is every resource of the account: name them, or bound the statement with a Condition",
-            )
+            bound = "name them, or bound the statement with a Condition"
+            yield error(f"{path}.Resource", f"is every resource of the account: {bound}")
         for keys in statement.get("Condition", {}).values():
             for key in keys.keys() - CONDITION_KEYS:
                 yield error(f"{path}.Condition", f"{key} is no condition key that RAM documents: it never holds")
@@ -99,22 +92,19 @@ def check_policy(name: str, document: Mapping[str, Any]) -> Iterator[Finding]:
         yield error(name, f"{word} is nothing to fill in: {', '.join(sorted(PLACEHOLDERS))} are")
 
 
-def allowed(document: Mapping[str, Any], action: str, resource: str) -> bool:
-    return any(
-        action in as_list(statement.get("Action"))
-        and any(fnmatchcase(resource, pattern) for pattern in as_list(statement.get("Resource")))
-        for statement in document.get("Statement", [])
-    )
-
-
 def check_deployer(name: str, document: Mapping[str, Any]) -> Iterator[Finding]:
     """What a deployment asks for and would be refused, and what nobody asks for."""
+    granted = [
+        (action, pattern)
+        for statement in document.get("Statement", [])
+        for action in as_list(statement.get("Action"))
+        for pattern in as_list(statement.get("Resource"))
+    ]
     for action, resources in DEPLOYER.items():
         for resource in resources:
-            if not allowed(document, action, resource):
+            if not any(action == allowed and fnmatchcase(resource, pattern) for allowed, pattern in granted):
                 yield error(name, f"does not allow {action} on {resource}: a deployment would be refused")
-    listed = {action for statement in document.get("Statement", []) for action in as_list(statement.get("Action"))}
-    for action in sorted(listed - DEPLOYER.keys()):
+    for action in sorted({action for action, _ in granted} - DEPLOYER.keys()):
         yield error(name, f"allows {action}, which no step of a deployment asks for: take it away")
 
 

@@ -25,11 +25,11 @@ def lost(sent: Any, kept: Any, path: str) -> Iterator[str]:
     """Paths of keys that are in `sent` and not in `kept`."""
     if isinstance(sent, Mapping):
         for key, value in sent.items():
-            here = f"{path}.{key}" if path else key
-            if not isinstance(kept, Mapping) or key not in kept:
-                yield here
-            else:
+            here = f"{path}.{key}".lstrip(".")
+            if isinstance(kept, Mapping) and key in kept:
                 yield from lost(value, kept[key], here)
+            else:
+                yield here
     elif isinstance(sent, list):
         for place, value in enumerate(sent):
             yield from lost(value, kept[place], f"{path}[{place}]")
@@ -43,9 +43,8 @@ def through(model: Any, sent: Mapping[str, Any], path: str = "") -> Iterator[Fin
         yield error(path or "props", f"has text or a list where the API wants keys, or the other way round ({problem})")
         return
     for key in lost(sent, kept, path):
-        yield error(
-            key, "is not a key that Function Compute knows, and would be dropped without a word: check its spelling"
-        )
+        dropped = "and would be dropped without a word: check its spelling"
+        yield error(key, f"is not a key that Function Compute knows, {dropped}")
 
 
 def unknown_keys(props: Mapping[str, Any]) -> Iterator[Finding]:
@@ -64,5 +63,4 @@ def unknown_keys(props: Mapping[str, Any]) -> Iterator[Finding]:
         for key in trigger.keys() - TRIGGER_KEYS:
             yield error(f"{path}.{key}", "is not a key of a trigger: check its spelling")
         if trigger.get("triggerType") == "http":
-            config = trigger.get("triggerConfig") or {}
-            yield from through(models.HTTPTriggerConfig, config, f"{path}.triggerConfig")
+            yield from through(models.HTTPTriggerConfig, trigger.get("triggerConfig") or {}, f"{path}.triggerConfig")

@@ -6,7 +6,8 @@ Its modules are not imported: that would ask an operator's environment for the s
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -17,18 +18,24 @@ PREFIX = "CHATBOT_"
 DEFAULT_PORT = 8000  # vLLM's own default for --port, and the image's
 
 
-def _constant(node: ast.expr | None) -> Any:
-    """The value of a literal, or None for anything that must be computed."""
+def _constant(node: ast.expr) -> Any:
+    """The value of a literal, or of one as JSON; None for anything else that must be computed."""
     try:
-        return ast.literal_eval(node) if node is not None else None
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "json.dumps":
+            return json.dumps(ast.literal_eval(node.args[0]))
+        return ast.literal_eval(node)
     except ValueError:
         return None
 
 
-def _annotated(body: Sequence[ast.stmt]) -> Iterator[tuple[str, ast.expr | None]]:
-    for statement in body:
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            yield statement.target.id, statement.value
+def _annotated(body: Sequence[ast.stmt]) -> dict[str, ast.expr]:
+    """Name -> value of every `name: type = value`."""
+    return {ast.unparse(one.target): one.value for one in body if isinstance(one, ast.AnnAssign) and one.value}
+
+
+def _dict(node: ast.expr) -> list[tuple[Any, ast.expr]]:
+    assert isinstance(node, ast.Dict)
+    return [(_constant(key), value) for key, value in zip(node.keys, node.values, strict=True) if key]
 
 
 @cache
@@ -36,29 +43,17 @@ def settings() -> Mapping[str, Any]:
     """Variable name -> default of every setting (None where the default is not a plain literal)."""
     tree = ast.parse((PACKAGE / "settings.py").read_text(encoding="utf-8"))
     (model,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Settings"]
-    found = {}
-    for name, value in _annotated(model.body):
-        is_field = isinstance(value, ast.Call) and bool(value.args)
-        found[PREFIX + name.upper()] = _constant(value.args[0]) if is_field else _constant(value)  # type: ignore[union-attr]
-    return found
+    fields = _annotated(model.body).items()
+    defaults = {name: field.args[0] if isinstance(field, ast.Call) else field for name, field in fields}
+    return {PREFIX + name.upper(): _constant(default) for name, default in defaults.items()}
 
 
 @cache
 def profiles() -> Mapping[str, Mapping[str, Any]]:
     """Profile -> its default vLLM flags (None where a flag has no value or a computed one)."""
-    tree = ast.parse((PACKAGE / "engine" / "profiles.py").read_text(encoding="utf-8"))
-    tables = dict(_annotated(tree.body))
-    chosen = tables["FLAGS"]
-    assert isinstance(chosen, ast.Dict)
-    return {
-        _constant(key): _flags(tables.get(value.id) if isinstance(value, ast.Name) else value)
-        for key, value in zip(chosen.keys, chosen.values, strict=True)
-    }
-
-
-def _flags(table: ast.expr | None) -> dict[str, Any]:
-    assert isinstance(table, ast.Dict)
-    return {_constant(key): _constant(value) for key, value in zip(table.keys, table.values, strict=True)}
+    tables = _annotated(ast.parse((PACKAGE / "engine" / "profiles.py").read_text(encoding="utf-8")).body)
+    chosen = {name: tables.get(ast.unparse(table), table) for name, table in _dict(tables["FLAGS"])}
+    return {name: {flag: _constant(value) for flag, value in _dict(table)} for name, table in chosen.items()}
 
 
 def flag(name: str, command: Sequence[str], profile: str) -> str | None:

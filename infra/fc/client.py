@@ -18,6 +18,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from functools import partialmethod
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,10 +28,30 @@ ATTEMPTS = 6
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 8.0  # 0.5+1+2+4+8: a throttled call gives up after about 15 s
 CONTROL_READ_TIMEOUT_S = 60  # as the fc3 component's own client (FC_CLIENT_READ_TIMEOUT)
-CONNECT_TIMEOUT_S = 10
 LATEST = "LATEST"
 LIVE = "live"  # the alias that callers reach; the default of s.yaml as well
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+Sleep = Callable[[float], None]  # seconds
+
+NO_ANSWER = "NoAnswer"
+NO_CREDENTIALS = "NoCredentials"
+# FC answers over-quota and rate limits with these codes, not always with status 429.
+THROTTLES = {"ResourceThrottled", "Throttling", "Throttling.User", "Throttling.Api", "TooManyRequests"}
+_NO_CARD = "the account's T4 quota or the region's stock is used up; raise it in Quota Center"
+HINTS = {
+    "FunctionNotFound": "check --function and --region, or deploy first",
+    "AccessDenied": "the RAM policy of these credentials lacks this action",
+    "SignatureDoesNotMatch": "the AccessKey secret does not fit the AccessKey id",
+    "InvalidAccessKeyId": "the AccessKey does not exist, or its STS token is missing or expired",
+    "DomainNameNotResolved": "set the CNAME at the domain's DNS first, and give it some minutes",
+    "InvalidICPLicense": "in mainland China a domain needs an ICP filing with Alibaba Cloud",
+    "InvalidSecurityToken.Expired": "the STS token is over; fetch new credentials",
+    "ResourceExhausted": _NO_CARD,
+    "ResourceThrottled": _NO_CARD,
+    NO_CREDENTIALS: "set ALIBABA_CLOUD_ACCESS_KEY_ID and ALIBABA_CLOUD_ACCESS_KEY_SECRET "
+    "(and ALIBABA_CLOUD_SECURITY_TOKEN for STS), or run `aliyun configure`",
+    NO_ANSWER: "check the network and --region",
+}
 
 
 def address(region: str, endpoint: str | None) -> tuple[str, str]:
@@ -50,12 +71,7 @@ class FunctionCompute:
     """One account and region. `credential` is for tests; None means Alibaba's default chain, STS included."""
 
     def __init__(
-        self,
-        region: str,
-        endpoint: str | None = None,
-        *,
-        credential: Any = None,
-        sleep: Callable[[float], None] = time.sleep,
+        self, region: str, endpoint: str | None = None, *, credential: Any = None, sleep: Sleep = time.sleep
     ) -> None:
         from alibabacloud_credentials.client import Client as Credentials  # type: ignore[import-untyped]
         from alibabacloud_fc20230330 import models  # type: ignore[import-untyped]
@@ -65,72 +81,48 @@ class FunctionCompute:
         # It logs every provider's failure with a traceback; the exception that follows says the same in one sentence.
         logging.getLogger("credentials").setLevel(logging.CRITICAL)
         host, protocol = address(region, endpoint)
-        self.region = region
-        self.models = models
-        self._sleep = sleep
-        self._client = Client(
-            Config(
-                credential=credential or Credentials(),
-                region_id=region,
-                endpoint=host,
-                protocol=protocol,
-                user_agent="chatbot-llm-infra",
-            )
-        )
+        self.models, self._sleep = models, sleep
+        where = {"region_id": region, "endpoint": host, "protocol": protocol}
+        self._client = Client(Config(credential=credential or Credentials(), user_agent="chatbot-llm-infra", **where))
 
     def get_function(self, name: str, qualifier: str = LATEST) -> Any:
-        request = self.models.GetFunctionRequest(qualifier=qualifier)
-        return self._call("get_function", name, request).body
+        return self._call("get_function", name, qualifier=qualifier).body
 
     def exists(self, name: str) -> bool:
         try:
-            self.get_function(name)
+            return self.get_function(name) is not None
         except Refused as refused:
-            if refused.code == "FunctionNotFound":
-                return False
-            raise
-        return True
+            if refused.code != "FunctionNotFound":
+                raise
+            return False
 
     def triggers(self, name: str) -> list[Any]:
-        found = self._call("list_triggers", name, self.models.ListTriggersRequest(limit=100)).body.triggers
-        return list(found or [])
+        return list(self._call("list_triggers", name, limit=100).body.triggers or [])
 
     def instances(self, name: str, qualifier: str, since_ms: int | None = None) -> list[Any]:
         """Instances that live now, or that lived since a UNIX time in ms.
 
         A min instance is bound to its alias: by version it is not listed.
         """
-        request = self.models.ListInstancesRequest(qualifier=qualifier, limit="1000")
-        if since_ms is None:
-            request.with_all_active = True
-        else:
-            request.start_time_ms = since_ms
-        return list(self._call("list_instances", name, request).body.instances or [])
+        span: dict[str, Any] = {"with_all_active": True} if since_ms is None else {"start_time_ms": since_ms}
+        return list(self._call("list_instances", name, qualifier=qualifier, limit="1000", **span).body.instances or [])
 
     def get_provision(self, name: str, qualifier: str) -> Any | None:
         """Of LATEST or an alias, never a version. None when it has no min instances configured."""
-        request = self.models.GetProvisionConfigRequest(qualifier=qualifier)
-        return self._or_none("get_provision_config", name, request)
+        return self._or_none("get_provision_config", name, qualifier=qualifier)
 
-    def put_provision(self, name: str, qualifier: str, config: Any) -> Any:
-        request = self.models.PutProvisionConfigRequest(qualifier=qualifier, body=config)
-        return self._call("put_provision_config", name, request).body
+    def put_provision(self, name: str, qualifier: str, config: Any) -> None:
+        self._call("put_provision_config", name, qualifier=qualifier, body=config)
 
     def delete_provision(self, name: str, qualifier: str) -> None:
-        request = self.models.DeleteProvisionConfigRequest(qualifier=qualifier)
-        self._or_none("delete_provision_config", name, request)
+        self._or_none("delete_provision_config", name, qualifier=qualifier)
 
     def publish(self, name: str, description: str) -> str:
         body = self.models.PublishVersionInput(description=description)
-        request = self.models.PublishFunctionVersionRequest(body=body)
-        return str(self._call("publish_function_version", name, request, repeatable=False).body.version_id)
-
-    def get_alias(self, name: str, alias: str) -> Any | None:
-        return self._or_none("get_alias", name, alias)
+        return str(self._call("publish_function_version", name, repeatable=False, body=body).body.version_id)
 
     def aliases(self, name: str) -> list[Any]:
-        found = self._call("list_aliases", name, self.models.ListAliasesRequest(limit=100)).body.aliases
-        return list(found or [])
+        return list(self._call("list_aliases", name, limit=100).body.aliases or [])
 
     def point_alias(
         self, name: str, alias: str, version: str, *, description: str | None = None, weights: Any = None
@@ -139,63 +131,37 @@ class FunctionCompute:
         fields = {"version_id": version, "description": description, "additional_version_weight": weights or {}}
         if self.get_alias(name, alias) is None:
             body = self.models.CreateAliasInput(alias_name=alias, **fields)
-            self._call("create_alias", name, self.models.CreateAliasRequest(body=body), repeatable=False)
+            self._call("create_alias", name, repeatable=False, body=body)
         else:
-            body = self.models.UpdateAliasInput(**fields)
-            self._call("update_alias", name, alias, self.models.UpdateAliasRequest(body=body))
-
-    def delete_alias(self, name: str, alias: str) -> None:
-        self._or_none("delete_alias", name, alias)
+            self._call("update_alias", name, alias, body=self.models.UpdateAliasInput(**fields))
 
     def versions(self, name: str) -> list[str]:
         """Every published version, newest first."""
-        found: list[str] = []
-        token: str | None = None
+        found, token = list[str](), None
         while True:
-            request = self.models.ListFunctionVersionsRequest(limit=100, next_token=token)
-            body = self._call("list_function_versions", name, request).body
+            body = self._call("list_function_versions", name, limit=100, next_token=token).body
             found += [version.version_id for version in body.versions or []]
-            token = body.next_token
-            if not token:
+            if not (token := body.next_token):
                 return found
-
-    def get_domain(self, domain: str) -> Any | None:
-        return self._or_none("get_custom_domain", domain)
 
     def put_domain(self, domain: str, fields: dict[str, Any], *, update: bool) -> None:
         if update:
-            change = self.models.UpdateCustomDomainRequest(body=self.models.UpdateCustomDomainInput(**fields))
-            self._call("update_custom_domain", domain, change)
+            self._call("update_custom_domain", domain, body=self.models.UpdateCustomDomainInput(**fields))
         else:
             body = self.models.CreateCustomDomainInput(domain_name=domain, **fields)
-            request = self.models.CreateCustomDomainRequest(body=body)
-            self._call("create_custom_domain", request, repeatable=False)
-
-    def delete_domain(self, domain: str) -> None:
-        self._or_none("delete_custom_domain", domain)
-
-    def delete_version(self, name: str, version: str) -> None:
-        self._or_none("delete_function_version", name, version)
-
-    def delete_trigger(self, name: str, trigger: str) -> None:
-        self._or_none("delete_trigger", name, trigger)
-
-    def delete_function(self, name: str) -> None:
-        self._call("delete_function", name)
+            self._call("create_custom_domain", repeatable=False, body=body)
 
     def invoke(self, name: str, payload: bytes, qualifier: str, read_timeout_s: float) -> tuple[bytes, str]:
         """(body, error type). A failed function call is an HTTP 200 too; only the error type tells them apart."""
-        request = self.models.InvokeFunctionRequest(qualifier=qualifier, body=payload)
         headers = self.models.InvokeFunctionHeaders(x_fc_invocation_type="Sync", x_fc_log_type="None")
-        answer = self._call(
-            "invoke_function", name, request, repeatable=False, headers=headers, read_timeout_s=read_timeout_s
-        )
+        how: dict[str, Any] = {"repeatable": False, "headers": headers, "read_timeout_s": read_timeout_s}
+        answer = self._call("invoke_function", name, qualifier=qualifier, body=payload, **how)
         return answer.body.read(), (answer.headers or {}).get("x-fc-error-type", "")
 
-    def _or_none(self, method: str, *arguments: Any) -> Any | None:
+    def _or_none(self, method: str, *path: str, **fields: Any) -> Any | None:
         """The answer's body, where the method has one."""
         try:
-            return getattr(self._call(method, *arguments), "body", None)
+            return getattr(self._call(method, *path, **fields), "body", None)
         except Refused as refused:
             # A missing function is an error; a missing alias or provision config is an answer.
             if refused.status == 404 and refused.code != "FunctionNotFound":
@@ -205,57 +171,47 @@ class FunctionCompute:
     def _call(
         self,
         method: str,
-        *arguments: Any,
+        *path: str,
         repeatable: bool = True,
         headers: Any = None,
         read_timeout_s: float = CONTROL_READ_TIMEOUT_S,
+        **fields: Any,
     ) -> Any:
+        """The SDK's answer. `path` names what it is about, `fields` are those of the method's request."""
         from darabonba.runtime import RuntimeOptions  # type: ignore[import-untyped]
         from Tea.exceptions import TeaException  # type: ignore[import-untyped]
 
-        runtime = RuntimeOptions(connect_timeout=CONNECT_TIMEOUT_S * 1000, read_timeout=int(read_timeout_s * 1000))
+        runtime = RuntimeOptions(connect_timeout=10_000, read_timeout=int(read_timeout_s * 1000))  # ms
         send = getattr(self._client, f"{method}_with_options")
-        for attempt in range(1, ATTEMPTS + 1):
+        made = [getattr(self.models, f"{method.title().replace('_', '')}Request")(**fields)] if fields else []
+        attempt = 0
+        while True:
+            attempt += 1
             try:
-                return send(*arguments, {} if headers is None else headers, runtime)
+                return send(*path, *made, headers or {}, runtime)
             except TeaException as error:
                 refused = describe(method, error)
                 throttled = refused.status == 429 or refused.code in THROTTLES
-                failed = refused.status >= 500 or (refused.status == 0 and refused.code == NO_ANSWER)
+                failed = refused.status >= 500 or refused.code == NO_ANSWER
                 if attempt == ATTEMPTS or not (throttled or (failed and repeatable)):
                     raise refused from error
                 self._sleep(delay(attempt, getattr(error, "retry_after", None)))
-        raise AssertionError("unreachable")
 
-
-NO_ANSWER = "NoAnswer"
-NO_CREDENTIALS = "NoCredentials"
-# FC answers over-quota and rate limits with these codes, not always with status 429.
-THROTTLES = {"ResourceThrottled", "Throttling", "Throttling.User", "Throttling.Api", "TooManyRequests"}
+    # By the function's name and its own, or by the domain's.
+    delete_function = partialmethod(_call, "delete_function")
+    delete_trigger = partialmethod(_or_none, "delete_trigger")
+    delete_version = partialmethod(_or_none, "delete_function_version")
+    get_alias = partialmethod(_or_none, "get_alias")
+    delete_alias = partialmethod(_or_none, "delete_alias")
+    get_domain = partialmethod(_or_none, "get_custom_domain")
+    delete_domain = partialmethod(_or_none, "delete_custom_domain")
 
 
 def delay(attempt: int, retry_after_ms: int | None) -> float:
     """Seconds before the next attempt: the service's own wish, else doubling, with jitter, bounded."""
     if retry_after_ms:
         return min(retry_after_ms / 1000, LONGEST_DELAY_S)
-    doubled: float = min(FIRST_DELAY_S * 2.0 ** (attempt - 1), LONGEST_DELAY_S)
-    return doubled * random.uniform(0.5, 1)
-
-
-HINTS = {
-    "FunctionNotFound": "check --function and --region, or deploy first",
-    "AccessDenied": "the RAM policy of these credentials lacks this action",
-    "SignatureDoesNotMatch": "the AccessKey secret does not fit the AccessKey id",
-    "InvalidAccessKeyId": "the AccessKey does not exist, or its STS token is missing or expired",
-    "DomainNameNotResolved": "set the CNAME at the domain's DNS first, and give it some minutes",
-    "InvalidICPLicense": "in mainland China a domain needs an ICP filing with Alibaba Cloud",
-    "InvalidSecurityToken.Expired": "the STS token is over; fetch new credentials",
-    "ResourceExhausted": "the account's T4 quota or the region's stock is used up; raise it in Quota Center",
-    "ResourceThrottled": "the account's T4 quota or the region's stock is used up; raise it in Quota Center",
-    NO_CREDENTIALS: "set ALIBABA_CLOUD_ACCESS_KEY_ID and ALIBABA_CLOUD_ACCESS_KEY_SECRET "
-    "(and ALIBABA_CLOUD_SECURITY_TOKEN for STS), or run `aliyun configure`",
-    NO_ANSWER: "check the network and --region",
-}
+    return min(FIRST_DELAY_S * 2.0 ** (attempt - 1), LONGEST_DELAY_S) * random.uniform(0.5, 1)
 
 
 def describe(method: str, error: Any) -> Refused:

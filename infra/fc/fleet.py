@@ -246,11 +246,11 @@ def simulate(load: Columns, times: Times, fleet: Fleet, minute: int = 0) -> Outc
 
 def scaled(load: Columns, times: float, seed: int = 1) -> Columns:
     """`times` as many requests: each so often, within two and a half minutes of its time (by chance for a fraction)."""
-    chance = np.random.default_rng(seed)
-    again = np.floor(chance.random(len(load["came_s"])) + times).astype(int)
-    found = {name: np.repeat(values, again) for name, values in load.items()}
-    first = np.concatenate([[True], np.diff(np.repeat(np.arange(len(again)), again)) > 0])[: again.sum()]
-    moved = np.where(first, 0.0, chance.uniform(-150, 150, again.sum()))
-    found["came_s"] = np.clip(found["came_s"] + moved, load["came_s"][0], load["came_s"][-1])
+    chance, came = np.random.default_rng(seed), load["came_s"]
+    again = np.floor(chance.random(len(came)) + times).astype(int)
+    which = np.repeat(np.arange(len(came)), again)
+    moved = np.where(np.diff(which, prepend=-1) > 0, 0.0, chance.uniform(-150, 150, len(which)))
+    found = {name: values[which] for name, values in load.items()}
+    found["came_s"] = np.clip(found["came_s"] + moved, came[0], came[-1])
     order = np.argsort(found["came_s"], kind="stable")
     return {name: values[order] for name, values in found.items()}

@@ -34,10 +34,8 @@ def digest(key: str) -> str:
     if re.search(r"\s", key):
         raise WrongUsage("a key has a space or a line break in it: separate keys by commas, on one line")
     if len(key) < SHORTEST:
-        raise WrongUsage(
-            f"a key is under {SHORTEST} characters, and the service would refuse to start: make one with "
-            "`python -m infra digest --new`"
-        )
+        refuse = "and the service would refuse to start: make one with `python -m infra digest --new`"
+        raise WrongUsage(f"a key is under {SHORTEST} characters, {refuse}")
     return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
 
 

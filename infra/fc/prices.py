@@ -20,23 +20,18 @@ from decimal import Decimal
 from math import inf
 from typing import Any
 
-CU_PER_VCPU_S = 1.0
-CU_PER_MEMORY_GB_S = {"active": 0.15, "hibernated": 0.10}
-CU_PER_GPU_GB_S = {"active": 2.1, "hibernated": 0.5}  # fc.gpu.tesla.1
-CU_PER_DISK_GB_S = 0.05
+# CU/s of one vCPU, and of one GB of memory, of GPU memory (fc.gpu.tesla.1) and of disk.
+RATES = {"active": (1.0, 0.15, 2.1, 0.05), "hibernated": (0.0, 0.10, 0.5, 0.05)}
 FREE_DISK_GB = 10
 CU_PER_REQUEST = 75 / 10_000
 HOURS_PER_MONTH = 720  # 30 days, as the billing page's own examples
-MB_PER_GB = 1024
 ROUNDED_S = 0.5  # a busy span is rounded up to whole seconds: on average by this much
 
 # (CU of the month up to here, price of one CU). List prices: mainland China; international site.
 PRICES: dict[str, list[tuple[float, Decimal]]] = {
     "CNY": [(200e6, Decimal("0.00011")), (1_000e6, Decimal("0.00010")), (inf, Decimal("0.00009"))],
-    "USD": [
-        (100e6, Decimal("0.000020")),
-        (inf, Decimal("0.000017")),  # a third step, 0.000014, begins somewhere above: then this is too much
-    ],
+    # A third step, 0.000014, begins somewhere above: then this is too much.
+    "USD": [(100e6, Decimal("0.000020")), (inf, Decimal("0.000017"))],
 }
 
 
@@ -57,29 +52,18 @@ class Size:
 
     def cu_per_second(self, state: str) -> float:
         """CU/s of one instance that is "active" or "hibernated"."""
-        disk = max(0.0, self.disk_mb / MB_PER_GB - FREE_DISK_GB)
-        return (
-            (self.vcpu * CU_PER_VCPU_S if state == "active" else 0)
-            + self.memory_mb / MB_PER_GB * CU_PER_MEMORY_GB_S[state]
-            + self.gpu_memory_mb / MB_PER_GB * CU_PER_GPU_GB_S[state]
-            + disk * CU_PER_DISK_GB_S
-        )
+        memory, gpu, disk = (size / 1024 for size in (self.memory_mb, self.gpu_memory_mb, self.disk_mb))  # MB -> GB
+        configured = (self.vcpu, memory, gpu, max(0.0, disk - FREE_DISK_GB))
+        return sum(rate * amount for rate, amount in zip(RATES[state], configured, strict=True))
 
     def cu(self, hours_active: float, hours_hibernated: float, requests: float = 0) -> float:
-        return (
-            3600 * hours_active * self.cu_per_second("active")
-            + 3600 * hours_hibernated * self.cu_per_second("hibernated")
-            + requests * CU_PER_REQUEST
-        )
+        active, hibernated = self.cu_per_second("active"), self.cu_per_second("hibernated")
+        return 3600 * (hours_active * active + hours_hibernated * hibernated) + requests * CU_PER_REQUEST
 
 
 def price(cu: float, currency: str) -> Decimal:
     """A month's CU through the price steps."""
-    paid, total = 0.0, Decimal(0)
-    for limit, unit in PRICES[currency]:
-        step = min(cu, limit) - paid
-        if step <= 0:
-            break
-        total += Decimal(step) * unit
-        paid += step
-    return total
+    steps = PRICES[currency]
+    begins = [0.0, *(limit for limit, _ in steps)]
+    paid = (max(0.0, min(cu, limit) - begin) for begin, (limit, _) in zip(begins, steps, strict=False))
+    return sum((Decimal(part) * unit for part, (_, unit) in zip(paid, steps, strict=True)), Decimal(0))

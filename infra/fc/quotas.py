@@ -57,11 +57,7 @@ MAX_IMAGE_GB = 15  # page 01/006, compressed; page 01/009 says 30 since December
 # fc3 src/subCommands/deploy: split off before CreateFunction
 COMPONENT_KEYS = frozenset({"region", "endpoint", "annotations", "supplement", "vpcBinding", "customDomain"})
 PROVISION_REQUIRED = (  # fc3 schema; the API's own defaults for the flags are true: the full price, always
-    "alwaysAllocateCPU",
-    "alwaysAllocateGPU",
-    "defaultTarget",
-    "scheduledActions",
-    "targetTrackingPolicies",
+    *("alwaysAllocateCPU", "alwaysAllocateGPU", "defaultTarget", "scheduledActions", "targetTrackingPolicies"),
 )
 SCALING_COMPONENT_KEYS = frozenset({"qualifier", "mode", "target"})  # fc3 impl/{provision,scaling}_config.ts
 TRIGGER_KEYS = frozenset(  # fc3 schema

@@ -28,7 +28,13 @@ from infra.fc import keys
 
 PINNED = ROOT / "infra" / "node_modules" / ".bin" / "s"
 ACCESS = "chatbot_llm_serverless_devs_key"
-SHADOWING = ("AccountID", "AccessKeyID", "AccessKeySecret", "SecurityToken")
+#: The names that `s` has for the parts of a credential, and Alibaba's own.
+CREDENTIAL = {
+    "AccountID": "ALIBABA_CLOUD_ACCOUNT_ID",
+    "AccessKeyID": "ALIBABA_CLOUD_ACCESS_KEY_ID",
+    "AccessKeySecret": "ALIBABA_CLOUD_ACCESS_KEY_SECRET",
+    "SecurityToken": "ALIBABA_CLOUD_SECURITY_TOKEN",
+}
 REDIRECTING = "FC_CLIENT_CUSTOM_ENDPOINT"
 HOME = "serverless_devs_config_home"  # the folder in which `s` keeps its .s
 DOMAIN = Path("components/devsapp.cn/v3/fc3-domain")  # where `s` looks before its registry
@@ -42,9 +48,8 @@ def find_s() -> str:
     """Path of `s`: the pinned one of infra/node_modules, else the first on PATH. Raises ToolMissing."""
     found = str(PINNED) if PINNED.exists() else shutil.which("s")
     if found is None:
-        raise ToolMissing(
-            "Serverless Devs (`s`) is not installed: install Node.js 20+, then run `npm ci --prefix infra`"
-        )
+        get = "is not installed: install Node.js 20+, then run `npm ci --prefix infra`"
+        raise ToolMissing(f"Serverless Devs (`s`) {get}")
     if shutil.which("node") is None:
         raise ToolMissing("`s` needs Node.js 20 or newer, and there is no `node` on PATH: install Node.js")
     return found
@@ -61,24 +66,14 @@ def with_credential(env: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     Without ALIBABA_CLOUD_ACCESS_KEY_ID nothing changes: `s` then uses the profile that s.yaml names.
     Raises InfraError.
     """
-    if not env.get("ALIBABA_CLOUD_ACCESS_KEY_ID"):
+    credential = {key: value for key, name in CREDENTIAL.items() if (value := env.get(name))}
+    if "AccessKeyID" not in credential:
         return dict(env), []
-    parts = {
-        "AccountID": "ALIBABA_CLOUD_ACCOUNT_ID",
-        "AccessKeyID": "ALIBABA_CLOUD_ACCESS_KEY_ID",
-        "AccessKeySecret": "ALIBABA_CLOUD_ACCESS_KEY_SECRET",
-    }
-    missing = [name for name in parts.values() if not env.get(name)]
-    if missing:
-        raise InfraError(
-            f"ALIBABA_CLOUD_ACCESS_KEY_ID is set but {' and '.join(missing)} is not: set it too, "
-            "or unset them all to use the profile from `s config add`"
-        )
-    credential = {key: env[name] for key, name in parts.items()}
-    if token := env.get("ALIBABA_CLOUD_SECURITY_TOKEN"):
-        credential["SecurityToken"] = token
+    if missing := [name for key, name in CREDENTIAL.items() if key not in {*credential, "SecurityToken"}]:
+        profile = "unset them all to use the profile from `s config add`"
+        raise InfraError(f"ALIBABA_CLOUD_ACCESS_KEY_ID is set but {' and '.join(missing)} is not: set it, or {profile}")
     # The plain four win over -a, and lose the token: they must not be there at all.
-    kept = {name: value for name, value in env.items() if name not in SHADOWING}
+    kept = {name: value for name, value in env.items() if name not in CREDENTIAL}
     return {**kept, ACCESS: json.dumps(credential)}, ["-a", ACCESS]
 
 

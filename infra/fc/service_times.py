@@ -53,10 +53,8 @@ def fit(log: Columns, starts_s: Any = ()) -> Times:
     ended, began = log["ended_s"][has], log["ended_s"][has] - log["decode_s"][has]
     came, answer, prompt, alone = (log[name][has] for name in ("granted_s", "answer", "prompt", "alone"))
     if len(has) < ENOUGH or np.mean(~alone) < TOGETHER:
-        raise InfraError(
-            f"{len(has)} requests with an answer, {np.sum(~alone)} not alone: too little to know how fast it is; "
-            "give a log with more load (`replay --speed` makes one), or --assume t4"
-        )
+        known = f"{len(has)} requests with an answer, {np.sum(~alone)} not alone: too little to know how fast it is"
+        raise InfraError(f"{known}; give a log with more load (`replay --speed` makes one), or --assume t4")
     tokens, read, quiet = np.zeros(len(has)), np.zeros(len(has)), np.zeros(len(has))
     for instance in np.unique(log["instance"][has]):
         own = np.flatnonzero(log["instance"][has] == instance)

@@ -10,13 +10,15 @@ import base64
 import hashlib
 import hmac
 import json
+from contextlib import suppress
 from email.utils import formatdate
 from typing import Any
+
+import requests
 
 from infra.errors import Refused
 from infra.fc.client import LOOPBACK, NO_ANSWER, address
 
-TIMEOUT_S = 30
 HINTS = {
     "ProjectNotExist": "make it in the SLS console first, in this region, and export DEPLOY_LOG_PROJECT",
     "LogStoreNotExist": "make it in the SLS console first, and export DEPLOY_LOG_STORE",
@@ -58,20 +60,16 @@ class Sls:
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """The answer's JSON. Raises Refused."""
-        import requests
-
         raw = b"" if body is None else json.dumps(body).encode()
+        headers = self._headers(method, path, raw)
         try:
-            reply = requests.request(
-                method, self._base + path, data=raw, headers=self._headers(method, path, raw), timeout=TIMEOUT_S
-            )
+            reply = requests.request(method, self._base + path, data=raw, headers=headers, timeout=30)
         except requests.RequestException as error:
             text = f"SLS: no answer ({type(error).__name__}): check the network and --region"
             raise Refused(text, code=NO_ANSWER) from None
-        try:
-            answer = reply.json() if reply.content else {}
-        except ValueError:
-            answer = {}
+        answer = {}
+        with suppress(ValueError):
+            answer = reply.json()
         if reply.status_code >= 300:
             code = str(answer.get("errorCode") or reply.status_code)
             text = f"SLS {method} {path}: {code}: {answer.get('errorMessage') or reply.reason}"

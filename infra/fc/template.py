@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from infra import ROOT
 from infra.errors import InfraError
@@ -40,19 +40,16 @@ def render(env: Mapping[str, str] | None = None, template: Path = S_YAML) -> dic
             check=False,
         )
     text = finished.stdout + finished.stderr
-    unset = re.search(r"env\('(\w+)'\) not found", text)
-    if unset:
+    if unset := re.search(r"env\('(\w+)'\) not found", text):
         raise InfraError(f"{template.name} needs {unset[1]} in the environment: export {unset[1]}=...")
-    if finished.returncode != 0:
-        raise InfraError(f"`s preview` failed on {template.name}:\n{text.strip()}")
     try:
-        resources = json.loads(finished.stdout)["resources"]
-    except json.JSONDecodeError as error:
-        raise InfraError(f"`s preview` did not print JSON for {template.name}:\n{text.strip()}") from error
+        finished.check_returncode()
+        resources = list(json.loads(finished.stdout)["resources"].values())
+    except (subprocess.CalledProcessError, json.JSONDecodeError) as error:
+        raise InfraError(f"`s preview` failed on {template.name}:\n{text.strip()}") from error
     if len(resources) != 1:
         raise InfraError(f"{template.name} has {len(resources)} resources: keep one function in it")
-    (resource,) = resources.values()
-    return cast("dict[str, Any]", resource["props"])
+    return dict(resources[0]["props"])
 
 
 def render_any() -> dict[str, Any]:

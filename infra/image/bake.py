@@ -22,7 +22,7 @@ import os
 import shutil
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -33,7 +33,12 @@ DOWNLOADS = Path("build/weights")
 #: What vLLM and transformers read; the rest of a repository (figures, other formats) stays where it is.
 WANTED = ("*.safetensors", "*.json", "*.txt", "LICENSE*")
 #: ModelScope's own file, unknown to Hugging Face.
-UNWANTED = ("configuration.json",)
+UNWANTED = "configuration.json"
+#: The hubs: who names a mirror, and the hub's own address.
+HUBS = {
+    "huggingface": ("HF_ENDPOINT", "https://huggingface.co"),
+    "modelscope": ("MODELSCOPE_ENDPOINT", "https://modelscope.cn"),
+}
 #: 2026-01-01. One time for all files makes the image layer's digest depend on nothing but their content,
 #: so a rebuild without cache pushes no weights again.
 FILE_TIME_S = 1_767_225_600
@@ -43,12 +48,12 @@ SPARE_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class File:
-    """What one file must be. `sha256` or `blob` (git's object id, a SHA-1) is known, or both."""
+    """What one file must be. `sha256` or `git_object_id` (a SHA-1) is known, or both."""
 
     path: str
     size: int
     sha256: str = ""
-    blob: str = ""
+    git_object_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,86 +79,62 @@ class Manifest:
         return json.dumps({"repository": self.repository, "revision": self.revision, "files": files}, indent=2) + "\n"
 
 
-class HuggingFace:
-    name = "huggingface"
+@dataclass(frozen=True)
+class Hub:
+    """Where a hub lists a repository's files; `content` is the address of one of them up to its path."""
 
-    def __init__(self, manifest: Manifest) -> None:
-        self._base = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-        self._manifest = manifest
+    name: str
+    listing: str
+    content: str
 
-    def files(self) -> tuple[File, ...]:
-        it = self._manifest
-        entries = get_json(f"{self._base}/api/models/{it.repository}/tree/{it.revision}?recursive=true")
-        return tuple(
+    @classmethod
+    def of(cls, name: str, manifest: Manifest) -> Hub:
+        base = (os.environ.get(HUBS[name][0]) or HUBS[name][1]).rstrip("/")
+        if name == "huggingface":
+            tree = f"{base}/api/models/{manifest.repository}/tree/{manifest.revision}?recursive=true"
+            return cls(name, tree, f"{base}/{manifest.repository}/resolve/{manifest.revision}/")
+        # The same repository by name. Its branch `master` has its own history, hence checksums instead of commits.
+        api = f"{base}/api/v1/models/{manifest.repository}/repo"
+        return cls(name, f"{api}/files?Revision=master&Recursive=true", f"{api}?Revision=master&FilePath=")
+
+    def files(self) -> list[File]:
+        """Raises BakeError, and KeyError or TypeError when the answer is not what the hub documents."""
+        answer = get_json(self.listing)
+        if self.name == "modelscope":
+            entries = [entry for entry in answer["Data"]["Files"] if entry["Type"] == "blob"]
+            return [File(entry["Path"], entry["Size"], sha256=entry["Sha256"]) for entry in entries]
+        return [
             File(entry["path"], entry["size"], sha256=entry["lfs"]["oid"].removeprefix("sha256:"))
             if entry.get("lfs")
-            else File(entry["path"], entry["size"], blob=entry["oid"])
-            for entry in entries
+            else File(entry["path"], entry["size"], git_object_id=entry["oid"])
+            for entry in answer
             if entry["type"] == "file"
-        )
-
-    def url(self, path: str) -> str:
-        return f"{self._base}/{self._manifest.repository}/resolve/{self._manifest.revision}/{quote(path)}"
+        ]
 
 
-class ModelScope:
-    """The same repository by name. Its branch `master` has its own history, hence checksums instead of commits."""
-
-    name = "modelscope"
-
-    def __init__(self, manifest: Manifest) -> None:
-        base = (os.environ.get("MODELSCOPE_ENDPOINT") or "https://modelscope.cn").rstrip("/")
-        self._api = f"{base}/api/v1/models/{manifest.repository}/repo"
-
-    def files(self) -> tuple[File, ...]:
-        entries = get_json(f"{self._api}/files?Revision=master&Recursive=true")["Data"]["Files"]
-        return tuple(
-            File(entry["Path"], entry["Size"], sha256=entry["Sha256"]) for entry in entries if entry["Type"] == "blob"
-        )
-
-    def url(self, path: str) -> str:
-        return f"{self._api}?Revision=master&FilePath={quote(path)}"
-
-
-Hub = HuggingFace | ModelScope
-HUBS: dict[str, type[HuggingFace] | type[ModelScope]] = {"huggingface": HuggingFace, "modelscope": ModelScope}
-
-
-def listed(hub: Hub) -> tuple[File, ...]:
+def listed(hub: Hub) -> list[File]:
     """The hub's files that an engine needs. Raises BakeError when the hub's answer is not what it documents."""
     try:
-        files = hub.files()
+        files = sorted(hub.files(), key=lambda file: file.path)
     except (KeyError, TypeError) as error:
         raise BakeError(f"{hub.name} answered with a list of files in an unknown form: {error!r}") from error
-    wanted = [
-        file
-        for file in files
-        if any(fnmatch.fnmatch(file.path, pattern) for pattern in WANTED) and file.path not in UNWANTED
-    ]
+    wanted = [file for file in files if any(fnmatch.fnmatch(file.path, pattern) for pattern in WANTED)]
     if not any(file.path.endswith(".safetensors") for file in wanted):
         raise BakeError(f"{hub.name} lists no weights for this model: is the repository's name right?")
-    return tuple(sorted(wanted, key=lambda file: file.path))
-
-
-def digests(path: Path) -> tuple[str, str]:
-    """(sha256, git object id) of a file, read once."""
-    sha256 = hashlib.sha256()
-    blob = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            sha256.update(chunk)
-            blob.update(chunk)
-    return sha256.hexdigest(), blob.hexdigest()
+    return [file for file in wanted if file.path != UNWANTED]
 
 
 def check(path: Path, file: File) -> File:
     """The file with its sha256 filled in. Removes it and raises BakeError when it is not what it must be."""
-    size = path.stat().st_size
-    sha256, blob = digests(path)
+    size, git_object_id = path.stat().st_size, ""
+    with path.open("rb") as content:
+        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    if file.git_object_id:  # of small files only
+        git_object_id = hashlib.sha1(b"blob %d\0" % size + path.read_bytes(), usedforsecurity=False).hexdigest()
     for kind, expected, found in (
-        ("size", str(file.size), str(size)),
+        ("size", file.size, size),
         ("sha256", file.sha256, sha256),
-        ("git object id", file.blob, blob),
+        ("git object id", file.git_object_id, git_object_id),
     ):
         if expected and expected != found:
             path.unlink()
@@ -161,12 +142,12 @@ def check(path: Path, file: File) -> File:
                 f"{file.path} is not the file that was pinned: {kind} {found} instead of {expected}. It was removed. "
                 "Run again; if it repeats, the source is damaged or was changed: try the other --source"
             )
-    return File(file.path, size, sha256, blob)
+    return replace(file, size=size, sha256=sha256)
 
 
 def fetch(manifest: Manifest, source: str, to: Path) -> tuple[Path, Manifest]:
     """Download what is missing below `to`/<org>/<name>; every file there is then checked."""
-    hub = HUBS[source](manifest)
+    hub = Hub.of(source, manifest)
     if not manifest.files and source == "modelscope":
         raise BakeError(
             "ModelScope does not know the pinned commit and weights.json holds no checksums yet: "
@@ -177,34 +158,33 @@ def fetch(manifest: Manifest, source: str, to: Path) -> tuple[Path, Manifest]:
     folder = to / manifest.repository
     folder.mkdir(parents=True, exist_ok=True)
     missing = sum(file.size - _there(folder, file) for file in wanted)
-    free = shutil.disk_usage(folder).free
-    if missing and missing + SPARE_BYTES > free:
+    free, needed = shutil.disk_usage(folder).free, missing + SPARE_BYTES
+    if missing and needed > free:
         raise BakeError(
             f"{size_text(missing)} are still to come and {folder} has {size_text(free)} free: make room for "
-            f"{size_text(missing + SPARE_BYTES)}, or name another folder"
+            f"{size_text(needed)}, or name another folder"
         )
     print(f"{manifest.repository} at {manifest.revision[:12]} from {source}: {size_text(missing)} to fetch", flush=True)
-    done = []
-    for file in wanted:
-        path = folder / file.path
-        part = path.with_name(path.name + ".part")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            download(hub.url(file.path), part, file.size, file.path)
-            checked = check(part, file)
-            part.replace(path)
-        else:
-            checked = check(path, file)
-        done.append(checked)
-        print(f"{file.path}  {size_text(checked.size)}  ok", flush=True)
-    return folder, Manifest(manifest.repository, manifest.revision, tuple(done))
+    return folder, replace(manifest, files=tuple(_fetched(hub, file, folder / file.path) for file in wanted))
 
 
 def _there(folder: Path, file: File) -> int:
-    for path in (folder / file.path, folder / f"{file.path}.part"):
-        if path.exists():
-            return min(path.stat().st_size, file.size)
-    return 0
+    paths = (folder / file.path, folder / f"{file.path}.part")
+    return next((min(path.stat().st_size, file.size) for path in paths if path.exists()), 0)
+
+
+def _fetched(hub: Hub, file: File, path: Path) -> File:
+    """The file with its sha256, once it lies, checked, at `path`."""
+    part = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        checked = check(path, file)
+    else:
+        download(hub.content + quote(file.path), part, file.size, file.path)
+        checked = check(part, file)
+        part.replace(path)
+    print(f"{file.path}  {size_text(checked.size)}  ok", flush=True)
+    return checked
 
 
 def install(folder: Path, manifest: Manifest, to: Path) -> None:
@@ -223,17 +203,10 @@ def install(folder: Path, manifest: Manifest, to: Path) -> None:
 
 def lock(manifest: Manifest, source: str) -> Manifest:
     """The manifest with every size and sha256; fetches only the small files that the hub lists without a sha256."""
-    hub = HUBS[source](manifest)
-    files = []
+    hub = Hub.of(source, manifest)
     with tempfile.TemporaryDirectory() as scratch:
-        for file in listed(hub):
-            if not file.sha256:
-                part = Path(scratch) / "part"
-                download(hub.url(file.path), part, file.size, file.path)
-                file = check(part, file)
-                part.unlink()
-            files.append(file)
-    return Manifest(manifest.repository, manifest.revision, tuple(files))
+        files = [file if file.sha256 else _fetched(hub, file, Path(scratch) / file.path) for file in listed(hub)]
+    return replace(manifest, files=tuple(files))
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -250,13 +223,10 @@ def run(args: argparse.Namespace) -> int:
         if args.act == "lock":
             args.manifest.write_text(lock(manifest, args.source).text())
             print(f"{args.manifest} is locked: review it and commit it")
-            return 0
-        folder, found = fetch(manifest, args.source, args.to)
-        if args.install:
-            install(folder, found, args.install)
-        if not manifest.files:
-            print("no checksums are locked; these were found (`python -m infra bake lock` writes them):")
-            print(found.text())
+        else:
+            folder, found = fetch(manifest, args.source, args.to)
+            if args.install:
+                install(folder, found, args.install)
     except BakeError as error:
         print(f"bake: {error}", file=sys.stderr)
         return 1

@@ -9,7 +9,6 @@ done with the CPU build; with --scripted it is the image, whose engine then answ
 from __future__ import annotations
 
 import argparse
-import functools
 import re
 import shutil
 import socket
@@ -21,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,13 @@ import requests
 import yaml
 
 from infra import ROOT
+from infra.doctor import service
 from infra.errors import CheckFailed, InfraError, TimedOut
 from infra.fc.quotas import LISTEN_WITHIN_S
 from infra.image import variants
-from infra.image.target import Card, Container, Process, Target, gpu
+from infra.image.target import Card, Container, Process, Target, gpu, shown
 
 WARM = Path(__file__).with_name("warm")
-T4_CAPABILITY = "7.5"
 EXIT_S = 30  # after SIGTERM; /pre-stop has drained already, so only closing is left
 
 
@@ -47,9 +47,8 @@ class Plan:
     health_path: str
     health_s: int
     timeout_s: int
-    memory_mb: int
     port: int
-    environment: dict[str, str]
+    environment: dict[str, str]  # the variables FC gives a container (FC docs 04/047), and the function's own
 
     @classmethod
     def read(cls, path: Path) -> Plan:
@@ -58,33 +57,27 @@ class Plan:
         try:
             (resource,) = template["resources"].values()
             props: dict[str, Any] = template["template"][resource["extend"]["name"]] | resource["props"]
-            hooks = props["instanceLifecycleConfig"]
-            container = props["customContainerConfig"]
-            variables = {name: str(value) for name, value in props["environmentVariables"].items()}
+            hooks, container = props["instanceLifecycleConfig"], props["customContainerConfig"]
+            variables = props["environmentVariables"].items()
             return cls(
                 initializer_s=hooks["initializer"]["timeout"],
                 pre_stop_s=hooks["preStop"]["timeout"],
                 health_path=container["healthCheckConfig"]["httpGetUrl"],
                 health_s=container["healthCheckConfig"]["timeoutSeconds"],
                 timeout_s=props["timeout"],
-                memory_mb=props["memorySize"],
                 port=container["port"],
-                # What begins with ${ comes from the deployer's own environment.
-                environment={name: value for name, value in variables.items() if not value.startswith("${")},
+                environment={
+                    # What begins with ${ comes from the deployer's own environment.
+                    **{name: str(value) for name, value in variables if not str(value).startswith("${")},
+                    "FC_FUNCTION_NAME": "chatbot-llm",
+                    "FC_REGION": "local",
+                    "FC_ACCOUNT_ID": "0",
+                    "FC_INSTANCE_ID": f"local-{uuid.uuid4().hex[:12]}",
+                    "FC_FUNCTION_MEMORY_SIZE": str(props["memorySize"]),
+                },
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CheckFailed(f"{path.name} does not say {error}: `python -m infra doctor` explains") from error
-
-    def as_fc(self, port: int) -> dict[str, str]:
-        """The variables FC gives a container (FC docs 04/047), and the function's own."""
-        return self.environment | {
-            "FC_FUNCTION_NAME": "chatbot-llm",
-            "FC_REGION": "local",
-            "FC_ACCOUNT_ID": "0",
-            "FC_INSTANCE_ID": f"local-{uuid.uuid4().hex[:12]}",
-            "FC_CUSTOM_LISTEN_PORT": str(port),
-            "FC_FUNCTION_MEMORY_SIZE": str(self.memory_mb),
-        }
 
 
 @dataclass(frozen=True)
@@ -94,11 +87,6 @@ class Drill:
     target: Target
     plan: Plan
     url: str
-
-    def step(self, name: str, act: Callable[[], str]) -> None:
-        started = time.monotonic()
-        outcome = act()
-        print(f"{name:<12} {time.monotonic() - started:6.1f} s  {outcome}", flush=True)
 
     def call(self, method: str, path: str, limit_s: float, body: dict[str, Any] | None = None) -> requests.Response:
         """A request with the headers FC adds. Raises CheckFailed unless it is answered with 2xx in time."""
@@ -136,14 +124,19 @@ class Drill:
     def run(self, *checks: str) -> None:
         """`checks` are commands of `python -m infra` that take the service's URL."""
         plan = self.plan
-        self.step("listen", self.listen)
-        self.step("initialize", lambda: self.within("POST", "/initialize", plan.initializer_s))
-        self.step("health", lambda: self.within("GET", plan.health_path, plan.health_s))
-        self.step("invoke", self.invoke)
-        for command in checks:
-            self.step(command, functools.partial(self.outside, command))
-        self.step("pre-stop", lambda: str(self.call("GET", "/pre-stop", plan.pre_stop_s).json()["state"]))
-        self.step("SIGTERM", self.stop)
+        steps: dict[str, Callable[[], str]] = {
+            "listen": self.listen,
+            "initialize": partial(self.within, "POST", "/initialize", plan.initializer_s),
+            "health": partial(self.within, "GET", plan.health_path, plan.health_s),
+            "invoke": self.invoke,
+            **{command: partial(self.outside, command) for command in checks},
+            "pre-stop": lambda: str(self.call("GET", "/pre-stop", plan.pre_stop_s).json()["state"]),
+            "SIGTERM": self.stop,
+        }
+        for name, act in steps.items():
+            started = time.monotonic()
+            outcome = act()
+            print(f"{name:<12} {time.monotonic() - started:6.1f} s  {outcome}", flush=True)
 
     def outside(self, command: str) -> str:
         """One of the operator's own commands against the running service."""
@@ -177,13 +170,8 @@ def free_port() -> int:
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", default="chatbot-llm:local", help="local, or pulled (default: %(default)s)")
     parser.add_argument("--scripted", action="store_true", help="the image without a GPU and without its model")
-    parser.add_argument(
-        "--variants",
-        nargs="?",
-        const="",
-        metavar="WORD",
-        help="compare flags afterwards, those with WORD in their name (default: all on a T4, 40 minutes; else none)",
-    )
+    when = "those with WORD in their name (default: all on a T4, 40 minutes; else none)"
+    parser.add_argument("--variants", nargs="?", const="", metavar="WORD", help=f"compare flags afterwards, {when}")
     parser.add_argument("--no-variants", action="store_true", help="not even on a T4")
     parser.add_argument("--port", type=int, help="on this machine (default: a free one)")
     parser.add_argument("flags", nargs="*", help="vLLM flags after --, as for the image")
@@ -191,9 +179,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     port = args.port or free_port()
-    plan = Plan.read(ROOT / "s.yaml")
+    plan, url = Plan.read(ROOT / "s.yaml"), f"http://127.0.0.1:{port}"
     card = None if args.scripted else gpu()
-    on_t4 = bool(card and card.capability == T4_CAPABILITY)
+    on_t4 = bool(card and card.capability == "7.5")
     if args.scripted:
         if not shutil.which("docker"):
             raise CheckFailed("docker is not installed here, and --scripted tries the image")
@@ -203,47 +191,23 @@ def run(args: argparse.Namespace) -> None:
         if not on_t4:
             print("not a T4: the acceptance run, which judges a T4's arithmetic, is left out")
     else:
-        print(
-            "no GPU with Docker here: the same steps with the CPU build; this says nothing about the GPU image, "
-            "whose container --scripted tries"
-        )
-    target: Target
-    if args.scripted or card:
-        target = Container(args.image, args.flags, plan.as_fc(plan.port), port, plan.port, args.scripted)
-    else:
-        target = Process(args.flags, plan.as_fc(port), port)
-    drill(target, plan, port, ["smoke", "acceptance"] if on_t4 else ["smoke"], keep_warm=on_t4)
-    if (on_t4 or args.variants is not None) and not args.no_variants:
-        compare(args, plan, port, card)
+        instead = "this says nothing about the GPU image, whose container --scripted tries"
+        print(f"no GPU with Docker here: the same steps with the CPU build; {instead}")
 
+    def make(flags: Sequence[str], environment: Mapping[str, str]) -> tuple[Target, str]:
+        """The image, or a process where there is neither a card nor a script, with flags beside the user's own."""
+        flags, inner = [*args.flags, *flags], plan.port if card or args.scripted else port
+        variables = {**plan.environment, "FC_CUSTOM_LISTEN_PORT": str(inner), **environment}
+        if card or args.scripted:
+            return Container(args.image, flags, variables, f"127.0.0.1:{port}:{inner}", args.scripted), url
+        return Process(flags, variables, port), url
 
-def compare(args: argparse.Namespace, plan: Plan, port: int, card: Card | None) -> None:
-    """Flags against flags, each variant as the image, or as a process where there is no card. Raises CheckFailed."""
-    sys.path.append(str(ROOT / "code"))
-    from chatbot_llm.engine import profiles
-
-    def start(flags: Mapping[str, str], environment: Mapping[str, str]) -> tuple[Target, str]:
-        words = [*args.flags, *(word for pair in flags.items() for word in pair)]
-        inside = {**plan.as_fc(plan.port if card else port), **environment}
-        url = f"http://127.0.0.1:{port}"
-        return (Container(args.image, words, inside, port, plan.port) if card else Process(words, inside, port)), url
-
-    shipped = {name: value or "" for name, value in profiles.FLAGS["t4" if card else "cpu"].items()}
-    effort = variants.Effort() if card else variants.DRY
-    tried = [variant for variant in variants.variants(bool(card)) if (args.variants or "") in variant.name]
-    compared = variants.compare(start, tried, bool(card), plan.initializer_s, effort, shipped)
-    name = re.sub(r"[^a-z0-9]+", "-", card.name.lower()) if card else "cpu"
-    when = datetime.now(UTC).isoformat(timespec="seconds")
-    about = {"when": when, "card": asdict(card) if card else "none: a dry run"}
-    variants.write(ROOT / "build" / f"variants-{name}.json", about, compared)
-
-
-def drill(target: Target, plan: Plan, port: int, checks: Sequence[str], keep_warm: bool) -> None:
+    target, _ = make([], {})
     try:
         target.start()
-        Drill(target, plan, f"http://127.0.0.1:{port}").run(*checks)
-        if keep_warm and isinstance(target, Container):
-            target.copy_out("/opt/warm/.", WARM)
+        Drill(target, plan, url).run("smoke", *(["acceptance"] if on_t4 else []))
+        if on_t4 and isinstance(target, Container):
+            shown("docker", "cp", f"{target.name}:/opt/warm/.", str(WARM))
             print(f"kept what the T4 compiled in {WARM.relative_to(ROOT)}: the next `make image` bakes it in")
     except InfraError:
         print(target.log(), file=sys.stderr)
@@ -251,3 +215,17 @@ def drill(target: Target, plan: Plan, port: int, checks: Sequence[str], keep_war
     finally:
         target.remove()
     print("local-test passed")
+    if (on_t4 or args.variants is not None) and not args.no_variants:
+        compare(make, card, args.variants or "", plan.initializer_s)
+
+
+def compare(make: variants.Start, card: Card | None, word: str, limit_s: int) -> None:
+    """Flags against flags: the variants with `word` in their name. Raises CheckFailed."""
+    shipped = {name: value or "" for name, value in service.profiles()["t4" if card else "cpu"].items()}
+    effort = variants.Effort() if card else variants.DRY
+    tried = [variant for variant in variants.variants(bool(card)) if word in variant.name]
+    compared = variants.compare(make, tried, bool(card), limit_s, effort, shipped)
+    name = re.sub(r"[^a-z0-9]+", "-", card.name.lower()) if card else "cpu"
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    about = {"when": when, "card": asdict(card) if card else "none: a dry run"}
+    variants.write(ROOT / "build" / f"variants-{name}.json", about, compared)

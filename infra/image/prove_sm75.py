@@ -63,15 +63,12 @@ def main() -> int:
     failures = []
     for package, names in GROUPS.items():
         root = folder(package)
-        libraries = [root / name for name in names if (root / name).is_file()]
-        proven = False
-        for library in libraries:
-            found = architectures(library)
-            proven = proven or found[SM_75] > 0
-            listing = ", ".join(f"sm_{architecture}: {count}" for architecture, count in sorted(found.items()))
-            print(f"{package}/{library.relative_to(root)}: {listing or 'no machine code'}")
-        if not proven:
-            failures.append(f"{package} {'has no machine code for sm_75' if libraries else 'lacks ' + names[0]}")
+        found = {name: architectures(root / name) for name in names if (root / name).is_file()}
+        for name, counted in found.items():
+            listing = ", ".join(f"sm_{architecture}: {count}" for architecture, count in sorted(counted.items()))
+            print(f"{package}/{name}: {listing or 'no machine code'}")
+        if not any(counted[SM_75] for counted in found.values()):
+            failures.append(f"{package} {'has no machine code for sm_75' if found else 'lacks ' + names[0]}")
     packages = folder("torch").parent
     failures += [f"{path} shadows the driver's libcuda: remove its package" for path in packages.rglob("libcuda.so*")]
     for failure in failures:

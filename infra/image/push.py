@@ -2,7 +2,7 @@
 
 The tag is `git describe`. Function Compute notes the digest behind a tag when it deploys, so a tag that moves breaks
 the running function until it is deployed again. Hence: no tag for uncommitted work, and one that exists is never
-overwritten. Holds it this very commit or this very image, a run that failed later can simply be repeated.
+overwritten. Holds it this very commit, a run that failed later can simply be repeated.
 """
 
 from __future__ import annotations
@@ -10,35 +10,24 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 from collections.abc import Sequence
 
 from infra.errors import CheckFailed, Refused, WrongUsage
 from infra.image import size
-from infra.image.target import output
+from infra.image.target import output, shown
 
-LOCAL = "chatbot-llm"
+REPOSITORY = "<registry, as ACR shows it>/<namespace>/chatbot-llm"
 COMMIT_LABEL = "org.opencontainers.image.revision"
 #: What registries say about a tag that is not there (Docker's own client; Registry API `MANIFEST_UNKNOWN`).
 ABSENT = ("no such manifest", "manifest unknown", "not found: manifest")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "repository",
-        nargs="?",
-        default=os.environ.get("DEPLOY_REPOSITORY"),
-        help="<registry, as ACR shows it>/<namespace>/chatbot-llm (default: DEPLOY_REPOSITORY)",
-    )
+    default = os.environ.get("DEPLOY_REPOSITORY")
+    parser.add_argument("repository", nargs="?", default=default, help=f"{REPOSITORY} (default: DEPLOY_REPOSITORY)")
     parser.add_argument(
         "--by", nargs=argparse.REMAINDER, help="the build that pushes it instead of `docker push`; --tag is added"
     )
-
-
-def run(args: argparse.Namespace) -> None:
-    if not args.repository:
-        raise WrongUsage("where to? export DEPLOY_REPOSITORY=<registry, as ACR shows it>/<namespace>/chatbot-llm")
-    print(f"DEPLOY_IMAGE={push(args.repository, args.by)}")
 
 
 def tag() -> str:
@@ -52,14 +41,12 @@ def tag() -> str:
     return name
 
 
-def published(reference: str) -> str | None:
-    """The config digest of what the registry has under this tag, None if nothing. Raises Refused if it will not say."""
+def published(reference: str) -> bool:
+    """Whether the registry has something under this tag. Raises Refused if it will not say."""
     looked = output("docker", "manifest", "inspect", reference)
-    if looked.returncode == 0:
-        return str(json.loads(looked.stdout).get("config", {}).get("digest", ""))
     answer = (looked.stderr + looked.stdout).strip()
-    if any(word in answer.lower() for word in ABSENT):
-        return None
+    if looked.returncode == 0 or any(word in answer.lower() for word in ABSENT):
+        return looked.returncode == 0
     raise Refused(
         f"cannot tell whether {reference} exists, and will not risk overwriting it: {answer}. "
         f"`docker login {reference.split('/', 1)[0]}`, and check that the repository exists"
@@ -68,35 +55,35 @@ def published(reference: str) -> str | None:
 
 def is_this_commit(reference: str) -> bool:
     """Whether the image behind the reference was built from the commit that is checked out, by its label."""
-    shown = output("docker", "buildx", "imagetools", "inspect", reference, "--format", "{{json .Image.Config.Labels}}")
+    labels = output("docker", "buildx", "imagetools", "inspect", reference, "--format", "{{json .Image.Config.Labels}}")
     commit = output("git", "rev-parse", "HEAD").stdout.strip()
-    return shown.returncode == 0 and bool(commit) and (json.loads(shown.stdout) or {}).get(COMMIT_LABEL) == commit
+    return labels.returncode == 0 and bool(commit) and (json.loads(labels.stdout) or {}).get(COMMIT_LABEL) == commit
 
 
-def push(repository: str, by: Sequence[str] | None = None) -> str:
-    """Push, unless it is there already, and return the reference."""
-    name = tag()
-    reference = f"{repository}:{name}"
-    local = f"{LOCAL}:{name}"
-    there = published(reference)
-    if there is not None:
-        mine = output("docker", "image", "inspect", "--format", "{{.Id}}", local).stdout.strip()
-        if not (mine and mine == there) and not is_this_commit(reference):
-            raise CheckFailed(
-                f"{reference} exists, was built from another commit, and tags do not move: commit, build again"
-            )
+def push(reference: str, local: str, by: Sequence[str] | None) -> None:
+    """Push, unless it is there already. Raises CheckFailed, Refused."""
+    if published(reference):
+        if not is_this_commit(reference):
+            moved = "was built from another commit, and tags do not move: commit, build again"
+            raise CheckFailed(f"{reference} exists, {moved}")
         print(f"{reference} is there already, and is this commit")
-        return reference
-    platform = output("docker", "image", "inspect", "--format", "{{.Os}}/{{.Architecture}}", local)
-    if platform.returncode != 0:
+        return
+    inspected = output("docker", "image", "inspect", "--format", "{{.Os}}/{{.Architecture}}", local)
+    if inspected.returncode != 0:
         raise CheckFailed(f"there is no image {local} here: `make image` builds it")
-    if platform.stdout.strip() != "linux/amd64":
-        raise CheckFailed(f"{local} is for {platform.stdout.strip()}; Function Compute takes linux/amd64: `make image`")
+    if (platform := inspected.stdout.strip()) != "linux/amd64":
+        raise CheckFailed(f"{local} is for {platform}; Function Compute takes linux/amd64: `make image`")
     print(f"{local}: {size.check(local)}", flush=True)
-    commands = (
+    pushing = (
         [[*by, "--tag", reference]] if by else [["docker", "tag", local, reference], ["docker", "push", reference]]
     )
-    for command in commands:
-        if subprocess.run(command, check=False).returncode != 0:
-            raise Refused(f"`{' '.join(command)}` failed; its output is above")
-    return reference
+    for command in pushing:
+        shown(*command, failure=Refused)
+
+
+def run(args: argparse.Namespace) -> None:
+    if not args.repository:
+        raise WrongUsage(f"where to? export DEPLOY_REPOSITORY={REPOSITORY}")
+    name = tag()
+    push(f"{args.repository}:{name}", f"chatbot-llm:{name}", args.by)
+    print(f"DEPLOY_IMAGE={args.repository}:{name}")

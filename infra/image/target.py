@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra import ROOT
-from infra.errors import CheckFailed
+from infra.errors import CheckFailed, InfraError
 
 LOG_LINES = 60
 
@@ -30,16 +30,19 @@ def output(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+def shown(*command: str, failure: type[InfraError] = CheckFailed) -> None:
+    """Run it in the checkout, with its output shown. Raises `failure`."""
+    if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
+        raise failure(f"`{' '.join(command)}` failed; its output is above")
+
+
 def gpu() -> Card | None:
     """The first GPU, when Docker is there to hand it to a container."""
     if not (shutil.which("nvidia-smi") and shutil.which("docker")):
         return None
     listed = output("nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader")
-    lines = listed.stdout.strip().splitlines()
-    if listed.returncode != 0 or not lines:
-        return None
-    name, capability, driver = (part.strip() for part in lines[0].split(","))
-    return Card(name, capability, driver)
+    lines = listed.stdout.strip().splitlines() if listed.returncode == 0 else []
+    return Card(*map(str.strip, lines[0].split(","))) if lines else None
 
 
 class Container:
@@ -49,28 +52,17 @@ class Container:
     """
 
     def __init__(
-        self,
-        image: str,
-        flags: Sequence[str],
-        environment: Mapping[str, str],
-        port: int,
-        inner_port: int,
-        scripted: bool = False,
+        self, image: str, flags: Sequence[str], environment: Mapping[str, str], ports: str, scripted: bool = False
     ) -> None:
-        self.image = image
-        self.name = f"local-test-{os.getpid()}"
-        if scripted:
-            environment = {**environment, "CHATBOT_ENGINE": "scripted"}
-            hardware = ["--read-only", "--tmpfs", "/tmp"]
-        else:
-            hardware = ["--gpus", "all", "--ipc=host"]
-        variables = [word for name, value in environment.items() for word in ("--env", f"{name}={value}")]
+        """`ports` are Docker's: those of this machine and of the container."""
+        self.image, self.name = image, f"local-test-{os.getpid()}"
+        hardware = ["--read-only", "--tmpfs", "/tmp"] if scripted else ["--gpus", "all", "--ipc=host"]
+        variables = {**environment, **({"CHATBOT_ENGINE": "scripted"} if scripted else {})}
         self.command = [
             *("docker", "run", "--detach", "--name", self.name, *hardware),
-            *("--cap-drop=ALL", "--security-opt=no-new-privileges", "--publish", f"127.0.0.1:{port}:{inner_port}"),
-            *variables,
-            image,
-            *flags,
+            *("--cap-drop=ALL", "--security-opt=no-new-privileges", "--publish", ports),
+            *(word for name, value in variables.items() for word in ("--env", f"{name}={value}")),
+            *(image, *flags),
         ]
         self._needs = "" if scripted else " (is the NVIDIA container toolkit installed?)"
 
@@ -78,8 +70,7 @@ class Container:
         if output("docker", "image", "inspect", self.image).returncode != 0:
             command = ["docker", "pull", self.image] if "/" in self.image else ["make", "image"]
             print(f"{self.image} is not here: {' '.join(command)}", flush=True)
-            if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
-                raise CheckFailed(f"`{' '.join(command)}` failed; its output is above")
+            shown(*command)
         started = output(*self.command)
         if started.returncode != 0:
             raise CheckFailed(f"docker run: {started.stderr.strip()}{self._needs}")
@@ -94,11 +85,6 @@ class Container:
     def stop(self, limit_s: int) -> int:
         output("docker", "stop", "--time", str(limit_s), self.name)
         return int(output("docker", "inspect", "--format", "{{.State.ExitCode}}", self.name).stdout.strip() or -1)
-
-    def copy_out(self, source: str, to: Path) -> None:
-        copied = output("docker", "cp", f"{self.name}:{source}", str(to))
-        if copied.returncode != 0:
-            raise CheckFailed(f"docker cp: {copied.stderr.strip()}")
 
     def remove(self) -> None:
         output("docker", "rm", "--force", "--volumes", self.name)

@@ -5,28 +5,24 @@ from __future__ import annotations
 import errno
 import http.client
 import json
-import os
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-CHUNK_BYTES = 1 << 20
 #: A connection that is silent for this long is given up and resumed.
 SILENCE_S = 60
 #: Attempts in a row that bring nothing.
 ATTEMPTS = 5
 #: Between two lines of progress.
 REPORT_S = 5.0
+#: What another attempt may cure.
+PASSING = (OSError, http.client.HTTPException)
 
 
 class BakeError(Exception):
     """What went wrong and what to change, in one sentence."""
-
-
-class _Again(Exception):
-    """A failure that another attempt may cure."""
 
 
 def size_text(count: float) -> str:
@@ -43,7 +39,7 @@ def get_json(url: str) -> Any:
         try:
             with _open(url, 0) as response:
                 return json.load(response)
-        except (_Again, OSError, http.client.HTTPException) as error:
+        except PASSING as error:
             failure = error
             _pause(attempt)
         except ValueError as error:
@@ -55,81 +51,55 @@ def download(url: str, part: Path, size: int, name: str) -> None:
     """Fill `part` up to `size` bytes, going on from what it already holds. Raises BakeError; `part` then stays."""
     failures = 0
     part.touch()
-    while (have := _length(part)) != size:
-        if have > size:
-            part.unlink()
-            have = 0
+    while (have := part.stat().st_size) != size:
         try:
-            _receive(url, part, have, size, name)
-            failure: Exception = _Again("the connection was closed early")
-        except (_Again, OSError, http.client.HTTPException) as error:
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise BakeError(
-                    f"the disk is full at {part}: {size_text(size - have)} of {name} were still to come. "
-                    "Make room and run again; what is there is kept"
-                ) from error
-            failure = error
-        got = _length(part)
-        if got == size:
-            return
-        failures = 0 if got > have else failures + 1
-        if failures == ATTEMPTS:
-            raise BakeError(
-                f"{name} stopped at {size_text(got)} of {size_text(size)} and {ATTEMPTS} attempts brought nothing: "
-                f"{failure}. Run again to go on from there"
-            )
-        print(f"{name}  interrupted at {size_text(got)} ({failure}), going on", flush=True)
-        _pause(failures)
-
-
-def _length(part: Path) -> int:
-    return part.stat().st_size if part.exists() else 0
+            _receive(url, part, have if have < size else 0, size, name)
+        except PASSING as failure:
+            got = part.stat().st_size
+            if getattr(failure, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                full = f"the disk is full at {part}: {size_text(size - got)} of {name} were still to come"
+                raise BakeError(f"{full}. Make room and run again; what is there is kept") from failure
+            failures = 0 if got > have else failures + 1
+            if failures == ATTEMPTS:
+                stopped = f"{name} stopped at {size_text(got)} of {size_text(size)}"
+                nothing = f"{ATTEMPTS} attempts brought nothing: {failure}"
+                raise BakeError(f"{stopped} and {nothing}. Run again to go on from there") from failure
+            print(f"{name}  interrupted at {size_text(got)} ({failure}), going on", flush=True)
+            _pause(failures)
 
 
 def _receive(url: str, part: Path, have: int, size: int, name: str) -> None:
     with _open(url, have) as response:
         if response.status != 206:
             have = 0  # the server does not resume: from the beginning
-        with part.open("r+b" if have else "wb") as file:
-            file.seek(have)
-            _copy(response, file, have, size, name)
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _copy(response: http.client.HTTPResponse, file: IO[bytes], have: int, size: int, name: str) -> None:
-    started = reported = time.monotonic()
-    begun = have
-    while chunk := response.read1(CHUNK_BYTES):
-        file.write(chunk)
-        have += len(chunk)
-        if have > size:
-            raise BakeError(f"{name} is longer than the {size} bytes that were pinned: is this the right source?")
-        now = time.monotonic()
-        if now - reported >= REPORT_S:
-            reported = now
-            speed = size_text((have - begun) / (now - started))
-            print(f"{name}  {size_text(have)} of {size_text(size)}  {have * 100 // size} %  {speed}/s", flush=True)
+        with part.open("ab" if have else "wb") as file:
+            started = reported = time.monotonic()
+            begun = have
+            while chunk := response.read1(1 << 20):
+                have += file.write(chunk)
+                if have > size:
+                    raise BakeError(f"{name} is longer than the {size} bytes that were pinned: is the source right?")
+                if (now := time.monotonic()) - reported >= REPORT_S:
+                    reported, speed = now, size_text((have - begun) / (now - started))
+                    share = f"{size_text(have)} of {size_text(size)}  {have * 100 // size} %"
+                    print(f"{name}  {share}  {speed}/s", flush=True)
+    if have < size:
+        raise ConnectionError("the connection was closed early")
 
 
 def _open(url: str, have: int) -> http.client.HTTPResponse:
-    """GET from byte `have` on. Raises _Again for what may pass, BakeError for what will not."""
-    request = urllib.request.Request(url, headers={"User-Agent": "chatbot-llm-bake"})
-    if have:
-        request.add_header("Range", f"bytes={have}-")
+    """GET from byte `have` on. Raises one of PASSING, or BakeError for what no other attempt cures."""
+    wanted = {"Range": f"bytes={have}-"} if have else {}
+    request = urllib.request.Request(url, headers={"User-Agent": "chatbot-llm-bake", **wanted})
     try:
         response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=SILENCE_S)
+        return response
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 429 or error.code >= 500:
-            raise _Again(f"HTTP {error.code}") from error
-        raise BakeError(
-            f"{url} answered HTTP {error.code}: check the repository, the revision and the mirror"
-        ) from error
-    if response.status == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-        response.close()
-        raise _Again("the server resumed at another place than wanted")
-    return response
+            raise ConnectionError(f"HTTP {error.code}") from error
+        check = "check the repository, the revision and the mirror"
+        raise BakeError(f"{url} answered HTTP {error.code}: {check}") from error
 
 
 def _pause(failures: int) -> None:

@@ -15,9 +15,11 @@ import random
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import cycle, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -35,28 +37,26 @@ SHIPPED, AGAIN, TOGETHER = "as shipped", "as shipped, again", "together"
 #: Prompt lengths for TTFT, tokens. The last fits a context of 4096 with the chat template and one token of answer.
 LENGTHS = (512, 2000, 4000)
 LEVELS = (1, 4, 10)
+CHUNKS = (512, 1024, 2048, 4096)
 #: A step that decodes n requests with k drafted tokens each has n * (k + 1) tokens, and graphs are captured by tokens.
 REQUESTS = (1, 2, 4, 8, 16)
 #: What a variant must win, as a mean over all its times, and the most it may lose at one of them.
 WIN, LOSS = 1.05, 0.95
 #: Of plain questions answered right as shipped, what a variant must still get right.
 RIGHT_SHARE = 0.98
-#: Between two looks whether a variant is ready, seconds.
-POLL_S = 0.2
 #: Why a log ends: the last line of a traceback.
 _ERROR = re.compile(r"^(?:.*\s)?(\w*(?:Error|Exception)\b.*|error: .*)$", re.M)
 
-Start = Callable[[Mapping[str, str], Mapping[str, str]], tuple[Target, str]]
+Start = Callable[[Sequence[str], Mapping[str, str]], tuple[Target, str]]  # flags, environment -> target, its URL
 
 
 @dataclass(frozen=True)
 class Variant:
-    """`flags` and `environment` are what differs from the shipped ones. Of one `topic` only the best is recommended."""
+    """`changes` are flags, by `--name`, and variables that differ. Of one `topic` only the best is recommended."""
 
     name: str
     topic: str
-    flags: Mapping[str, str] = field(default_factory=dict)
-    environment: Mapping[str, str] = field(default_factory=dict)
+    changes: Mapping[str, str] = field(default_factory=dict)
     #: Why it means nothing without an NVIDIA card.
     needs: str = ""
 
@@ -100,19 +100,14 @@ class Outcome:
         return statistics.geometric_mean(self.gains(base))
 
     def wins(self, base: Outcome) -> bool:
-        if self.fault or self.faults or self.right < RIGHT_SHARE * base.right:
-            return False
-        return self.gain(base) >= WIN and min(self.gains(base)) >= LOSS
+        sound = not (self.fault or self.faults) and self.right >= RIGHT_SHARE * base.right
+        return sound and self.gain(base) >= WIN and min(self.gains(base)) >= LOSS
 
 
 def speculation(k: int, up_to: int | None = None, graphs: bool = True) -> dict[str, str]:
     """Flags for vLLM's n-gram method: k tokens drafted a step while at most `up_to` requests run (None: always)."""
-    config: dict[str, Any] = {
-        "method": "ngram",
-        "num_speculative_tokens": k,
-        "prompt_lookup_min": 2,
-        "prompt_lookup_max": 4,
-    }
+    config: dict[str, Any] = {"method": "ngram", "num_speculative_tokens": k}
+    config |= {"prompt_lookup_min": 2, "prompt_lookup_max": 4}
     sizes = {requests * (k + 1) for requests in REQUESTS if requests <= (up_to or REQUESTS[-1])}
     if up_to:
         config["num_speculative_tokens_per_batch_size"] = [[1, up_to, k], [up_to + 1, REQUESTS[-1], 0]]
@@ -128,7 +123,7 @@ def variants(card: bool) -> list[Variant]:
     lookup = functools.partial(speculation, graphs=card)
     return [
         Variant("compiled prefill", "compile", {"--compilation-config": json.dumps(piecewise)}, needs="CUDA graphs"),
-        Variant("int8 products", "marlin", {}, {"VLLM_MARLIN_INPUT_DTYPE": "int8"}, needs="Marlin's kernels"),
+        Variant("int8 products", "marlin", {"VLLM_MARLIN_INPUT_DTYPE": "int8"}, needs="Marlin's kernels"),
         Variant("n-gram, k = 2", "n-gram", lookup(2)),
         Variant("n-gram, k = 3", "n-gram", lookup(3)),
         Variant("n-gram, k = 3 up to 4 at once", "n-gram", lookup(3, 4)),
@@ -136,10 +131,7 @@ def variants(card: bool) -> list[Variant]:
             Variant(f"attention by {name}", "attention", {"--attention-backend": name}, needs="a choice of attention")
             for name in ("FLASHINFER", "FLEX_ATTENTION", "FLASH_ATTN")
         ),
-        *(
-            Variant(f"chunks of {size}", "chunks", {"--max-num-batched-tokens": str(size)})
-            for size in (512, 1024, 2048, 4096)
-        ),
+        *(Variant(f"chunks of {size}", "chunks", {"--max-num-batched-tokens": f"{size}"}) for size in CHUNKS),
     ]
 
 
@@ -156,63 +148,51 @@ def questions() -> list[dict[str, Any]]:
     ]
 
 
-class Measurement:
-    """What is measured of a running service. Raises CheckFailed with the service's own words."""
+def measure(outcome: Outcome, url: str, effort: Effort, base: Outcome | None) -> None:
+    """Measure all of it, of a running service. Raises CheckFailed with the service's own words."""
+    service, asked = Deployment(url, read_timeout_s=acceptance.REQUEST_LIMIT_S), cycle(questions())
 
-    def __init__(self, url: str, effort: Effort) -> None:
-        self.deployment, self.effort = Deployment(url, read_timeout_s=acceptance.REQUEST_LIMIT_S), effort
-        # A tokenizer that knows only bytes, as the GPU kit's, makes several tokens of a word.
-        words, _ = self.deployment.call("/tokenize", {"prompt": " ".join(WORDS), "add_special_tokens": False})
-        self._a_word = words["count"] / len(WORDS)
-
-    def ttft_ms(self, length: int) -> float:
-        """The time of an answer of one token to a prompt of about so many tokens, which no cache knows."""
-        took = []
-        for repeat in range(self.effort.repeats):
-            words = random.Random(f"{length} {repeat}").choices(WORDS, k=round(length / self._a_word))
-            chat = {"messages": [{"role": "user", "content": " ".join(words)}], "max_tokens": 1}
-            took.append(self.deployment.call("/chat", chat)[1])
-        return 1000 * statistics.median(took)
-
-    def tokens_per_s(self, level: int, bodies: list[dict[str, Any]]) -> float:
-        """`level` at once, each followed by the next."""
-
-        def tokens(body: dict[str, Any]) -> int:
-            more = {"max_tokens": self.effort.tokens, "temperature": 0, "documents_policy": "drop_last"}
-            return int(self.deployment.call("/chat", body | more)[0]["usage"]["completion_tokens"])
-
+    def tokens_per_s(level: int, count: int) -> float:
+        """`level` at once, each followed by the next; no context comes again as long as there are other questions."""
+        more = {"max_tokens": effort.tokens, "temperature": 0, "documents_policy": "drop_last"}
+        bodies = [body | more for body in islice(asked, count)]
         with ThreadPoolExecutor(level) as pool:
             began = time.monotonic()
-            return sum(pool.map(tokens, bodies)) / (time.monotonic() - began)
+            answers = list(pool.map(lambda body: service.call("/chat", body)[0], bodies))
+            return sum(int(answer["usage"]["completion_tokens"]) for answer in answers) / (time.monotonic() - began)
 
-    def into(self, outcome: Outcome, base: Outcome | None) -> None:
-        """Measure all of it. The first request of a kind is nobody's: what is compiled late is compiled then."""
-        bodies = questions()
-        self.tokens_per_s(LEVELS[-1], [bodies.pop() for _ in range(LEVELS[-1])])
-        for length in LENGTHS:
-            outcome.ttft_ms[length] = self.ttft_ms(length)
-        for level in LEVELS:
-            count = self.effort.questions * level
-            # No level meets a context that the one before has put into the prefix cache, as far as questions reach.
-            some, bodies = (bodies * 2)[:count], (bodies * 2)[count : count + len(bodies)]
-            outcome.tokens_per_s[level] = self.tokens_per_s(level, some)
-        prompts = acceptance.prompts()[: self.effort.prompts]
-        replies = acceptance.round_of(self.deployment, prompts, LEVELS[-1]) if prompts else []
-        outcome.answers = [reply.text for reply in replies]
-        outcome.faults = sum(bool(reply.fault) for reply in replies)
-        outcome.right = acceptance.right(prompts, replies)
-        pairs = list(zip(outcome.answers, (base or outcome).answers, strict=True))
-        outcome.same = sum(mine == shipped for mine, shipped in pairs)
-        outcome.same_beginning = sum(mine.split()[:8] == shipped.split()[:8] for mine, shipped in pairs)
+    # The first request of a kind is nobody's: what is compiled late is compiled then.
+    tokens_per_s(LEVELS[-1], LEVELS[-1])
+    # A tokenizer that knows only bytes, as the GPU kit's, makes several tokens of a word.
+    tokenized, _ = service.call("/tokenize", {"prompt": " ".join(WORDS), "add_special_tokens": False})
+    a_token = len(WORDS) / tokenized["count"]
+    for length in LENGTHS:
+        took = []
+        for repeat in range(effort.repeats):  # prompts that no cache knows
+            words = random.Random(f"{length} {repeat}").choices(WORDS, k=round(length * a_token))
+            chat = {"messages": [{"role": "user", "content": " ".join(words)}], "max_tokens": 1}
+            took.append(service.call("/chat", chat)[1])
+        outcome.ttft_ms[length] = 1000 * statistics.median(took)
+    outcome.tokens_per_s = {level: tokens_per_s(level, effort.questions * level) for level in LEVELS}
+    prompts = acceptance.prompts()[: effort.prompts]
+    replies = acceptance.round_of(service, prompts, LEVELS[-1]) if prompts else []
+    outcome.answers = [reply.text for reply in replies]
+    outcome.faults = sum(bool(reply.fault) for reply in replies)
+    outcome.right = acceptance.right(prompts, replies)
+    pairs = list(zip(outcome.answers, (base or outcome).answers, strict=True))
+    outcome.same = sum(mine == shipped for mine, shipped in pairs)
+    outcome.same_beginning = sum(mine.split()[:8] == shipped.split()[:8] for mine, shipped in pairs)
 
 
 def measured(variant: Variant, start: Start, limit_s: int, effort: Effort, base: Outcome | None) -> Outcome:
     """One variant started, measured and taken down. Whatever goes wrong is its fault, and never the run's end."""
     outcome = Outcome(variant.name)
-    target, url = start(variant.flags, variant.environment)
+    flags = [word for pair in variant.changes.items() if pair[0].startswith("--") for word in pair]
+    environment = {name: value for name, value in variant.changes.items() if not name.startswith("--")}
+    target, url = start(flags, environment)
 
     def watch(pause_s: float) -> None:
-        time.sleep(min(pause_s, POLL_S))
+        time.sleep(min(pause_s, 0.2))
         if not target.running():
             raise CheckFailed("it does not start")
 
@@ -222,7 +202,7 @@ def measured(variant: Variant, start: Start, limit_s: int, effort: Effort, base:
         watch(0)
         Deployment(url, read_timeout_s=5).health(limit_s, sleep=watch)
         outcome.start_s = time.monotonic() - began
-        Measurement(url, effort).into(outcome, base)
+        measure(outcome, url, effort, base)
         target.stop(limit_s=30)
     except (InfraError, requests.RequestException) as error:
         logged = _ERROR.findall(target.log())
@@ -242,9 +222,10 @@ def compare(
     found: list[Outcome] = []
 
     def one(variant: Variant, base: Outcome | None = None) -> Outcome:
-        needs = "" if card else variant.needs
-        missing = f"not tried: it needs {needs}, which only an NVIDIA card has"
-        outcome = Outcome(variant.name, missing) if needs else measured(variant, start, limit_s, effort, base)
+        if variant.needs and not card:
+            outcome = Outcome(variant.name, f"not tried: it needs {variant.needs}, which only an NVIDIA card has")
+        else:
+            outcome = measured(variant, start, limit_s, effort, base)
         found.append(outcome)
         gain = f", {outcome.gain(base):.2f} of the shipped one" if base and not outcome.fault else ""
         print(f"{variant.name}: {outcome.fault or f'{outcome.start_s:.0f} s to start{gain}'}", flush=True)
@@ -253,60 +234,41 @@ def compare(
     base = one(Variant(SHIPPED, ""))
     if base.fault:
         raise CheckFailed(f"{SHIPPED}: {base.fault}")
-    best: dict[str, tuple[float, Variant]] = {}
-    for variant in tried:
-        if all(shipped.get(flag) == value for flag, value in variant.flags.items()) and not variant.environment:
-            continue
-        outcome = one(variant, base)
-        if outcome.wins(base) and outcome.gain(base) > best.get(variant.topic, (0.0, None))[0]:
-            best[variant.topic] = outcome.gain(base), variant
-    winner = together([variant for _, variant in sorted(best.values(), key=lambda each: each[0])])
-    if len(best) > 1 and not one(winner, base).wins(base):
-        winner = max(best.values(), key=lambda each: each[0])[1]
+    others = [(one(each, base), each) for each in tried if not each.changes.items() <= shipped.items()]
+    won = sorted(((each.gain(base), variant) for each, variant in others if each.wins(base)), key=itemgetter(0))
+    best = {variant.topic: (gain, variant) for gain, variant in won}  # of a topic the last one
+    winners = [variant for _, variant in sorted(best.values(), key=itemgetter(0))]
+    # Of two values for a flag the best one's, which is the last.
+    winner = Variant(TOGETHER, "", {name: value for each in winners for name, value in each.changes.items()})
+    if len(winners) > 1 and not one(winner, base).wins(base):
+        winner = winners[-1]
     one(Variant(AGAIN, ""), base)
     diff = profile_diff(shipped, winner)
     print(f"\n{table(found)}\n")
-    print(diff or "no variant wins 5 % without losing elsewhere: the profile stays as it is")
+    print("\n".join(diff) or "no variant wins 5 % without losing elsewhere: the profile stays as it is")
     outcomes = [{name: value for name, value in asdict(each).items() if name != "answers"} for each in found]
-    return {"effort": asdict(effort), "variants": outcomes, "recommended": diff.splitlines()}
+    return {"effort": asdict(effort), "variants": outcomes, "recommended": diff}
 
 
-def together(chosen: Iterable[Variant]) -> Variant:
-    """All of them in one; of two values for a flag the last one's."""
-    flags: dict[str, str] = {}
-    environment: dict[str, str] = {}
-    for variant in chosen:
-        flags |= variant.flags
-        environment |= variant.environment
-    return Variant(TOGETHER, "", flags, environment)
-
-
-def profile_diff(shipped: Mapping[str, str], winner: Variant) -> str:
+def profile_diff(shipped: Mapping[str, str], winner: Variant) -> list[str]:
     """The profile before and after, as a diff of its lines in profiles.py; empty if nothing changes."""
-
-    def lines(profile: Mapping[str, str]) -> list[str]:
-        return [f"{json.dumps(name)}: {json.dumps(value)}," for name, value in profile.items()]
-
-    after = {**shipped, **winner.flags, **winner.environment}
-    return "\n".join(difflib.unified_diff(lines(shipped), lines(after), "shipped", "recommended", n=0, lineterm=""))
+    profiles = (shipped, {**shipped, **winner.changes})
+    before, after = ([f"{json.dumps(flag)}: {json.dumps(value)}," for flag, value in each.items()] for each in profiles)
+    return list(difflib.unified_diff(before, after, "shipped", "recommended", n=0, lineterm=""))
 
 
 def table(found: Iterable[Outcome]) -> str:
     """One line a variant, in Markdown: it goes into an issue as it is."""
     ttft, speed = (" / ".join(map(str, numbers)) for numbers in (LENGTHS, LEVELS))
-    lines = [
-        f"| variant | start, s | TTFT at {ttft}, ms | tokens/s at {speed} | faults | right | same, first 8 words |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    columns = f"variant | start, s | TTFT at {ttft}, ms | tokens/s at {speed} | faults | right | same, first 8 words"
+    rows = [columns, "---|---|---|---|---|---|---"]
     for one in found:
-        if one.fault:
-            lines.append(f"| {one.name} | {one.fault} | | | | | |")
-            continue
         times = " / ".join(f"{value:.0f}" for value in one.ttft_ms.values())
         speeds = " / ".join(f"{value:.1f}" for value in one.tokens_per_s.values())
         judged = f"{one.faults} | {one.right} | {one.same}, {one.same_beginning}"
-        lines.append(f"| {one.name} | {one.start_s:.0f} | {times} | {speeds} | {judged} |")
-    return "\n".join(lines)
+        cells = f"{one.start_s:.0f} | {times} | {speeds} | {judged}"
+        rows.append(f"{one.name} | {f'{one.fault} | | | | |' if one.fault else cells}")
+    return "\n".join(f"| {row} |" for row in rows)
 
 
 def write(path: Path, about: Mapping[str, Any], compared: Mapping[str, Any]) -> None:

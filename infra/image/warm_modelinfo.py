@@ -14,7 +14,6 @@ Runs inside the image build, where nothing else of infra/ is: with the standard 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -24,52 +23,40 @@ from pathlib import Path
 #: Importing takes most of a minute on a slow machine; what takes this long hangs.
 LIMIT_S = 600
 COST = "so every new instance imports vLLM twice, about 9 s more of a cold start; the image works all the same"
+#: vLLM's own way from an architecture to the file, the same as that of a start.
+INSPECT = """
+import sys
+from vllm.model_executor.models.registry import ModelRegistry
+ModelRegistry.models[sys.argv[1]].inspect_model_cls()
+"""
 
 
 def architectures(models: Path) -> list[str]:
     """What vLLM looks up for the models below `models`/<org>/<name>."""
-    configs = [json.loads(path.read_text()) for path in sorted(models.glob("*/*/config.json"))]
+    configs = [json.loads(path.read_text()) for path in models.glob("*/*/config.json")]
     return sorted({name for config in configs for name in config["architectures"]})
-
-
-def inspect(architecture: str) -> None:
-    """vLLM's own way from an architecture to the file, the same as that of a start."""
-    from vllm.model_executor.models.registry import ModelRegistry
-
-    ModelRegistry.models[architecture].inspect_model_cls()
 
 
 def warm(architecture: str, folder: Path) -> str:
     """Inspect in a process that may die or hang without harm. Returns why nothing was noted; empty if it was."""
     before = set(folder.glob("*.json"))
-    command = [sys.executable, __file__, "--inspect", architecture]
+    command = [sys.executable, "-c", INSPECT, architecture]
     try:
         done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=LIMIT_S, check=False)
     except subprocess.TimeoutExpired:
         return f"vLLM did not end within {LIMIT_S} s"
     if done.returncode != 0:
-        logged = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        return f"vLLM ended with status {done.returncode}: {logged[-1] if logged else 'no output'}"
-    if not set(folder.glob("*.json")) - before:
-        return f"vLLM reported no error but wrote nothing to {folder}"
-    return ""
+        logged = done.stderr.strip().splitlines() or ["no output"]
+        return f"vLLM ended with status {done.returncode}: {logged[-1].strip()}"
+    return "" if set(folder.glob("*.json")) - before else f"vLLM reported no error but wrote nothing to {folder}"
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Let vLLM note what the classes of the baked models can do.")
-    parser.add_argument("models", type=Path, nargs="?", help="the folder that holds <org>/<name>/config.json")
-    parser.add_argument("--inspect", metavar="ARCHITECTURE", help="only this one, in this process")
-    args = parser.parse_args(argv)
-    if args.inspect:
-        inspect(args.inspect)
-        return 0
-    if not args.models:
-        parser.error("name the folder of the models")
-    root = Path(os.environ["VLLM_CACHE_ROOT"])
+def main() -> int:
+    models, root = Path(sys.argv[1]), Path(os.environ["VLLM_CACHE_ROOT"])
     root.mkdir(parents=True, exist_ok=True)  # the image copies it, filled or not
-    names = architectures(args.models)
+    names = architectures(models)
     if not names:
-        print(f"warm_modelinfo: {args.models} holds no <org>/<name>/config.json with architectures", file=sys.stderr)
+        print(f"warm_modelinfo: {models} holds no <org>/<name>/config.json with architectures", file=sys.stderr)
         return 1
     for name in names:
         if problem := warm(name, root / "modelinfos"):

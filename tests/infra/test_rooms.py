@@ -14,7 +14,7 @@ from infra.__main__ import COMMANDS
 BELOW = {
     "commands": {"commands", "doctor", "fc", "errors"},
     "doctor": {"doctor", "fc", "errors"},
-    "image": {"image", "commands", "fc", "errors"},  # of which commands import nothing
+    "image": {"image", "commands", "doctor", "fc", "errors"},  # of which commands import nothing
     "fc": {"fc", "errors"},
     "errors": set[str](),
 }

@@ -187,6 +187,7 @@ def test_what_the_doctor_reads_of_the_service_is_what_the_service_uses() -> None
     assert service.settings().keys() == {f"CHATBOT_{name.upper()}" for name in Settings.model_fields}
     assert service.settings()["CHATBOT_DEADLINE_S"] == Settings.model_fields["deadline_s"].default
     assert service.profiles().keys() == FLAGS.keys()
+    assert service.profiles()["t4"] == FLAGS["t4"], "local-test shows what wins as a diff of it"
     assert service.flag("--max-num-seqs", [], "t4") == FLAGS["t4"]["--max-num-seqs"]
 
 

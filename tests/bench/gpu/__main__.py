@@ -11,7 +11,7 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +73,8 @@ def compare(weights: Path, real: bool) -> dict[str, Any]:
     """The T4's profile against its variants (infra/image/variants.py), on this card and these weights."""
     from bench.servers import START_LIMIT_S, free_port
 
-    def start(flags: Mapping[str, str], environment: Mapping[str, str]) -> tuple[Target, str]:
-        words = ["--model", str(weights), *(word for pair in flags.items() for word in pair)]
+    def start(flags: Sequence[str], environment: Mapping[str, str]) -> tuple[Target, str]:
+        words = ["--model", str(weights), *flags]
         port = free_port()
         # Random weights have no language: no self-test, and no answers that could be right.
         quiet = {} if real else {"CHATBOT_SELF_TEST": "false"}

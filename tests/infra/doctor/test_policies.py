@@ -23,7 +23,7 @@ from infra.doctor.policies import (
 POLICIES = sorted(RAM_DIR.glob("*.json"))
 FC = (ROOT / "infra" / "fc" / "client.py").read_text(encoding="utf-8")
 # An action bears the name of its call (FC docs, RAM authorization; PutAsyncInvokeConfig differs).
-CALLS = sorted(set(re.findall(r'_(?:call|or_none)\(\s*"(\w+)"', FC)))
+CALLS = sorted(set(re.findall(r'_(?:call|or_none)[(,]\s*"(\w+)"', FC)))
 
 
 def load(name: str) -> dict[str, Any]:

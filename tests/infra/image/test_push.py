@@ -85,20 +85,18 @@ COMMIT = "0f" * 20
 
 
 @pytest.mark.parametrize(
-    ("digest", "labels", "good"),
+    ("labels", "good"),
     [
-        ("sha256:mine", {}, True),  # this very image
-        ("sha256:other", {"org.opencontainers.image.revision": COMMIT}, True),  # built again from the same commit
-        ("sha256:other", {"org.opencontainers.image.revision": "1e" * 20}, False),
-        ("sha256:other", {}, False),
-        ("sha256:other", None, False),
+        ({"org.opencontainers.image.revision": COMMIT}, True),
+        ({"org.opencontainers.image.revision": "1e" * 20}, False),
+        ({}, False),
+        (None, False),
     ],
 )
 def test_a_tag_that_is_there_is_fine_if_it_is_this_commit_and_never_overwritten(
-    docker: Docker, capsys: pytest.CaptureFixture[str], digest: str, labels: dict[str, str] | None, good: bool
+    docker: Docker, capsys: pytest.CaptureFixture[str], labels: dict[str, str] | None, good: bool
 ) -> None:
-    docker.tell("docker manifest", 0, json.dumps({"config": {"digest": digest}}))
-    docker.tell("docker image", 0, "sha256:mine")
+    docker.tell("docker manifest", 0, "{}")
     docker.tell("docker buildx", 0, json.dumps(labels))
     docker.tell("git rev-parse", 0, COMMIT)
     assert main(["push", REPOSITORY]) == (0 if good else 1)
@@ -108,7 +106,7 @@ def test_a_tag_that_is_there_is_fine_if_it_is_this_commit_and_never_overwritten(
 
 
 def test_a_run_is_repeated_where_the_image_is_no_longer_at_hand(docker: Docker) -> None:
-    docker.tell("docker manifest", 0, json.dumps({"config": {"digest": "sha256:other"}}))
+    docker.tell("docker manifest", 0, "{}")
     docker.tell("docker image", 1, "no such image")
     docker.tell("docker buildx", 0, json.dumps({"org.opencontainers.image.revision": COMMIT}))
     docker.tell("git rev-parse", 0, COMMIT)
@@ -116,7 +114,7 @@ def test_a_run_is_repeated_where_the_image_is_no_longer_at_hand(docker: Docker) 
 
 
 def test_a_registry_that_does_not_show_the_labels_does_not_overwrite_either(docker: Docker) -> None:
-    docker.tell("docker manifest", 0, json.dumps({"config": {"digest": "sha256:other"}}))
+    docker.tell("docker manifest", 0, "{}")
     docker.tell("docker buildx", 1, "not found")
     docker.tell("git rev-parse", 0, COMMIT)
     assert main(["push", REPOSITORY]) == 1

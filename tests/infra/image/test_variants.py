@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -24,7 +24,7 @@ SLOW_S = 0.06
 class Service(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
-    flags: Mapping[str, str] = {}
+    flags: Sequence[str] = ()
     environment: Mapping[str, str] = {}
     #: What differs from SLOW_S, and what answers garbage, by a value that a variant sets.
     pace: Mapping[str, float] = {}
@@ -47,7 +47,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/tokenize":
             self._reply({"count": 2 * len(body["prompt"].split())})
             return
-        values = [*self.server.flags.values(), *self.server.environment.values()]
+        values = [*self.server.flags, *self.server.environment.values()]
         time.sleep(SLOW_S * min((self.server.pace.get(value, 1.0) for value in values), default=1.0))
         text = body["messages"][0]["content"]
         if body["max_tokens"] == 1:
@@ -66,19 +66,18 @@ class Handler(BaseHTTPRequestHandler):
 class Started:
     """A target whose service is the double; `broken` values keep it from starting, as vLLM refuses a backend."""
 
-    def __init__(self, service: Service, broken: tuple[str, ...], seen: list[Mapping[str, str]]) -> None:
-        self._service, self._broken, self._seen = service, broken, seen
+    def __init__(self, service: Service, broken: tuple[str, ...]) -> None:
+        self._service, self._broken = service, broken
 
-    def __call__(self, flags: Mapping[str, str], environment: Mapping[str, str]) -> tuple[Started, str]:
+    def __call__(self, flags: Sequence[str], environment: Mapping[str, str]) -> tuple[Started, str]:
         self._service.flags, self._service.environment = flags, environment
-        self._seen.append({**flags, **environment})
         return self, f"http://127.0.0.1:{self._service.server_port}"
 
     def start(self) -> None:
         self.up = 1
 
     def running(self) -> bool:
-        return not set(self._service.flags.values()) & set(self._broken)
+        return not set(self._service.flags) & set(self._broken)
 
     def log(self) -> str:
         return "Traceback ...\n  raise\nValueError: no such backend on this machine\n(EngineCore) bye"
@@ -106,13 +105,13 @@ TRIED = [
     variants.Variant("good chunks", "chunks", {"--max-num-batched-tokens": "4096"}),
     variants.Variant("as it is", "chunks", {"--max-num-batched-tokens": "2048"}),
     variants.Variant("another backend", "attention", {"--attention-backend": "FLEX_ATTENTION"}),
-    variants.Variant("int8", "marlin", {}, {"VLLM_MARLIN_INPUT_DTYPE": "int8"}, needs="Marlin's kernels"),
+    variants.Variant("int8", "marlin", {"VLLM_MARLIN_INPUT_DTYPE": "int8"}, needs="Marlin's kernels"),
 ]
 
 
 def compared(service: Service, card: bool = True, broken: tuple[str, ...] = ()) -> tuple[dict[str, object], list[str]]:
     """(outcome by name, the recommended diff)."""
-    target = Started(service, broken, [])
+    target = Started(service, broken)
     found = variants.compare(target, TRIED, card, 5, EFFORT, SHIPPED)
     assert target.up == 0, "taken down, whatever happened"
     return {each["name"]: each for each in found["variants"]}, found["recommended"]
@@ -156,7 +155,7 @@ def test_what_only_a_card_can_run_is_not_started_without_one(service: Service) -
 
 
 def test_without_the_shipped_service_there_is_nothing_to_compare_with(service: Service) -> None:
-    target = Started(service, (), [])
+    target = Started(service, ())
     target.running = lambda: False  # type: ignore[method-assign]
     with pytest.raises(CheckFailed, match="as shipped: it does not start"):
         variants.compare(target, TRIED, True, 5, EFFORT, SHIPPED)
