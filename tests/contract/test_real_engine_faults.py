@@ -24,6 +24,8 @@ HANG_S = 5.0
 EXIT_WITHIN_S = 5.0
 #: Longer than the engine may be silent; minutes when they are asked for.
 FROZEN_S = 120.0 if MEASURING else HANG_S + 6
+#: What is measured is measured with the whole model.
+MODEL = [] if MEASURING else ONE_LAYER
 
 
 STORY = "Tell me a long story about a river."
@@ -58,12 +60,12 @@ def cache_in_use(service: Service) -> float:
 @pytest.fixture(scope="module")
 def service(start_once: Start) -> Service:
     """One real engine for everything that it survives, and for its end."""
-    return start_once(argv=ONE_LAYER, engine="vllm", profile="cpu", hang_s=HANG_S, max_running=4).wait_ready(START_S)
+    return start_once(argv=MODEL, engine="vllm", profile="cpu", hang_s=HANG_S, max_running=4).wait_ready(START_S)
 
 
 @pytest.fixture
 def doomed(start: Start) -> Iterator[Service]:
-    yield start(argv=ONE_LAYER, engine="vllm", profile="cpu", hang_s=HANG_S, max_running=4).wait_ready(START_S)
+    yield start(argv=MODEL, engine="vllm", profile="cpu", hang_s=HANG_S, max_running=4).wait_ready(START_S)
 
 
 def test_a_deadline_gives_the_partial_text_and_frees_the_cache(service: Service, figure: Figure) -> None:
@@ -185,7 +187,7 @@ def test_a_card_that_runs_out_of_memory(start: Start, figure: Figure) -> None:
 
 
 def test_sigterm_while_loading_leaves_nothing(start: Start) -> None:
-    service = start(argv=ONE_LAYER, engine="vllm", profile="cpu").wait_listening()
+    service = start(argv=MODEL, engine="vllm", profile="cpu").wait_listening()
     until(lambda: service.health()["phase"] in ("spawn", "weights", "kv_cache"), "the engine process is there", START_S)
     service.terminate()
     assert service.wait_exit(20) == 0
