@@ -91,13 +91,20 @@ class Started:
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    # The double's variants differ threefold, so that a busy machine decides nothing.
-    monkeypatch.setattr(variants, "WIN", 1.7)
-    monkeypatch.setattr(variants, "LOSS", 0.5)
+    # The double's variants differ threefold, so that a busy machine decides nothing, even if it stands still.
+    monkeypatch.setattr(variants, "WIN", 1.3)
+    monkeypatch.setattr(variants, "LOSS", 0.0)
     with Service(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield server
         server.shutdown()
+
+
+@pytest.mark.parametrize(("at_one", "at_ten", "wins"), [(1.2, 1.0, True), (1.01, 1.01, False), (2.0, 0.9, False)])
+def test_a_winner_gains_on_average_and_loses_nowhere(at_one: float, at_ten: float, wins: bool) -> None:
+    base = variants.Outcome("base", ttft_ms={512: 100.0}, tokens_per_s={1: 10.0, 10: 50.0})
+    found = variants.Outcome("it", ttft_ms={512: 100.0}, tokens_per_s={1: 10 * at_one, 10: 50 * at_ten})
+    assert found.wins(base) == wins
 
 
 #: Two of them of one topic, one that changes nothing, and one that only a card can run.
