@@ -24,9 +24,8 @@ from infra.fc.client import LATEST, FunctionCompute
 POLL_S = 5.0  # as fc3 polls
 # fc3 waits up to 40 min for the image and 15 min for the instances; both can follow one deploy.
 TIMEOUT_S = 3300.0
-PATIENCE = (
-    3  # a failure seen this often in a row is final, as in fc3: FC tries conversion and placement again by itself
-)
+# A failure seen this often in a row is final, as in fc3: FC tries conversion and placement again by itself.
+PATIENCE = 3
 # What fc3 0.1.22 waits out, however often it is seen: FC is still looking for a card, or tries again by itself.
 PASSING = ("resources are being replenished", "an internal error has occurred")
 

@@ -21,8 +21,10 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(LIMIT_S)]
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     service = Service(tmp_path_factory.mktemp("rag") / "log", argv=ONE_LAYER, engine="vllm", profile="cpu")
-    yield service.wait_ready(LIMIT_S)
-    service.close()
+    try:
+        yield service.wait_ready(LIMIT_S)
+    finally:
+        service.close()
 
 
 def ask(server: Service, question: str, *more: str) -> str:
