@@ -61,6 +61,7 @@ class Listener:
         config.write_text(json.dumps(logging_config(level)))
         os.environ[_ADDRESS] = address
         os.environ["VLLM_LOGGING_CONFIG_PATH"] = str(config)
+        os.environ["VLLM_RPC_BASE_PATH"] = self._folder.name  # vLLM leaves its sockets where they are
         threading.Thread(target=self._run, name="phases", daemon=True).start()
 
     def _run(self) -> None:
@@ -69,10 +70,11 @@ class Listener:
                 self._enter(Phase(word))
 
     def close(self) -> None:
-        """Stop listening. The files stay until the process ends: vLLM may still start a process that reads them."""
+        """Stop listening, when vLLM's processes have ended: the files go too."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+        self._folder.cleanup()
 
 
 def logging_config(level: str) -> dict[str, object]:
