@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -192,6 +194,17 @@ def test_sigterm_while_loading_leaves_nothing(start: Start) -> None:
     service.terminate()
     assert service.wait_exit(20) == 0
     service.assert_nothing_left(10)
+
+
+def test_a_whole_run_leaves_no_socket_and_no_folder_of_ours(start: Start) -> None:
+    with tempfile.TemporaryDirectory(prefix="t") as folder:  # not pytest's: a socket's path has 107 bytes at most
+        service = start(argv=MODEL, engine="vllm", profile="cpu", env={"TMPDIR": folder}).wait_ready(START_S)
+        assert chat(service, 3).status == 200
+        assert list(Path(folder).glob("chatbot-*/*"))
+        service.terminate()
+        assert service.wait_exit(20) == 0
+        # torch's cache and vLLM's file for its group of workers stay
+        assert not [left for left in Path(folder).rglob("*") if left.is_socket() or left.name.startswith("chatbot-")]
 
 
 def test_kill_9_of_the_engine_process(service: Service, figure: Figure) -> None:
