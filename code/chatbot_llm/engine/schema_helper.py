@@ -35,7 +35,7 @@ class Library:
 
     def __init__(self, folder: str) -> None:
         import llguidance.hf
-        import llguidance.torch
+        import llguidance.numpy
         from transformers import AutoTokenizer
 
         config = json.loads((Path(folder) / "config.json").read_text())
@@ -65,18 +65,18 @@ class Library:
         import numpy
 
         random = numpy.random.default_rng(0)
-        mask = self._library.torch.allocate_token_bitmask(1, self._tokenizer.vocab_size)
+        mask = self._library.numpy.allocate_token_bitmask(1, self._tokenizer.vocab_size)
         closing = numpy.array(self._closing, dtype=int)
         spent: list[float] = []
         for walk in range(WALKS):
             matcher = self._library.LLMatcher(self._tokenizer, grammar, log_level=0)
             for _ in range(STEPS):
                 before = time.thread_time()
-                self._library.torch.fill_next_token_bitmask(matcher, mask, 0)
+                self._library.numpy.fill_next_token_bitmask(matcher, mask, 0)
                 filled = time.thread_time()
                 if problem := matcher.get_error():
                     raise ValueError(_reason(problem))
-                bits = numpy.unpackbits(mask[0].numpy().view(numpy.uint8), bitorder="little")
+                bits = numpy.unpackbits(mask[0].view(numpy.uint8), bitorder="little")
                 allowed = numpy.flatnonzero(bits)
                 # Every other walk leaves strings and lists where it can, and so sees more of the grammar.
                 leave = closing[bits[closing] == 1] if walk % 2 else allowed
@@ -175,6 +175,8 @@ def serve(library: Library) -> None:
 
 def main() -> None:
     die_with_parent()
+    # A tokenizer needs no torch, and importing it would be two thirds of this process's start and of its memory.
+    sys.modules["torch"] = None  # type: ignore[assignment]
     library = Library(sys.argv[1])
     gc.collect()
     gc.freeze()  # children share what is not written to
