@@ -1,7 +1,9 @@
 """What several groups of tests share: apps over the scripted engine, one real-engine service for the run, figures."""
 
+import contextlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from chatbot_llm.server.door import Door
 from chatbot_llm.settings import Settings
 from figures import MEASURING, Figure, Figures
 from in_process import App, Client, Make
-from launcher import Service
+from launcher import API_KEY, ONE_LAYER, Service
 
 #: The longest a start may take on two busy cores, seconds; unpacking the bundled model included.
 START_LIMIT_S = 300
@@ -38,11 +40,18 @@ def pytest_configure(config: pytest.Config) -> None:
         os.sched_setaffinity(0, own or cores)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what starts a process; where figures are asked for, run only the tests that measure any."""
+    """Mark what starts a process; where figures are asked for, run only the tests that measure any.
+
+    The tests of a file go to one worker, and so do those that share what takes long to start.
+    """
     for item in items:
-        if PROCESSES & set(getattr(item, "fixturenames", ())):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if PROCESSES & fixtures:
             item.add_marker("process")
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group("keyed" if "keyed" in fixtures else item.nodeid.split("::")[0]))
     if MEASURING:
         silent = [item for item in items if "figure" not in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=silent)
@@ -89,14 +98,34 @@ def client(app: App) -> Client:
     return app.test_client()
 
 
+@contextlib.contextmanager
+def _real_service(log: Path, **options: Any) -> Iterator[Service]:
+    """gunicorn and vLLM's CPU build; afterwards SIGTERM has ended them with status 0, and nothing of ours is left."""
+    # Not in pytest's own folder: the path of a socket has 107 bytes at most.
+    with tempfile.TemporaryDirectory(prefix="t") as folder:
+        service = Service(log, engine="vllm", profile="cpu", env={"TMPDIR": folder}, **options)
+        try:
+            yield service.wait_ready(START_LIMIT_S)
+            assert list(Path(folder).glob("chatbot-*/*"))
+            service.terminate()
+            assert service.wait_exit() == 0, "SIGTERM must end the service with status 0"
+        finally:
+            service.close()
+        # torch's cache and vLLM's file for its group of workers stay
+        left = [path.name for path in Path(folder).rglob("*") if path.is_socket() or path.name.startswith("chatbot-")]
+        assert not left, "a whole run leaves no socket and no folder of ours"
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The real service: gunicorn, vLLM's CPU build, the bundled model; started once for the whole run."""
-    log: Path = tmp_path_factory.mktemp("server") / "log.txt"
-    service = Service(log, engine="vllm", profile="cpu")
-    try:
-        yield service.wait_ready(START_LIMIT_S)
-        service.terminate()
-        assert service.wait_exit() == 0, "SIGTERM must end the service with status 0"
-    finally:
-        service.close()
+    """The real service with the bundled model, started once for the whole run."""
+    with _real_service(tmp_path_factory.mktemp("server") / "log.txt") as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The same with an API key, and one layer of random weights: for tests that depend on no word of an answer."""
+    log = tmp_path_factory.mktemp("keyed") / "log.txt"
+    with _real_service(log, argv=ONE_LAYER, api_keys=API_KEY, self_test=False) as service:
+        yield service

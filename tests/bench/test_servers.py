@@ -2,7 +2,6 @@
 
 import http.server
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import servers
+from bench import load, servers
 
 
 class _Broken(http.server.BaseHTTPRequestHandler):
@@ -56,18 +55,11 @@ def test_a_start_counts_only_when_a_token_came(broken: servers.Server) -> None:
 
 
 @pytest.mark.engine
+@pytest.mark.filterwarnings("ignore")  # vLLM's, while it is imported
+@pytest.mark.xdist_group("vllm")
 def test_a_cell_of_nothing_but_failures_is_an_error(broken: servers.Server) -> None:
-    """In a process of its own: the load generator imports vLLM, which changes the environment."""
-    program = (
-        "import os, sys; from pathlib import Path; from types import SimpleNamespace; from bench import load, servers; "
-        "server = servers.Server('broken', int(sys.argv[1]), SimpleNamespace(pid=os.getpid()), Path(), 0, 'bench'); "
-        "load.run(server, load.Shape('tiny', 8, 2), 1, 2, seed=1)"
-    )
-    command = [sys.executable, "-c", program, str(broken.port)]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    ended = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
-    assert ended.returncode == 1
-    assert "RuntimeError: broken answered none of 2 requests: " in ended.stderr
+    with pytest.raises(RuntimeError, match="broken answered none of 2 requests: "):
+        load.run(broken, load.Shape("tiny", 8, 2), concurrency=1, count=2, seed=1)
 
 
 def test_vllms_server_is_given_no_parser_that_only_the_service_has() -> None:

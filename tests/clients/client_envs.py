@@ -5,12 +5,15 @@ packages change. Out of reach of the registry a test skips and says so; a packag
 reason is a failure.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +41,16 @@ def environment(name: str) -> dict[str, str]:
     return env | {"PATH": f"{folder / 'bin'}:{env['PATH']}", "VIRTUAL_ENV": str(folder)}
 
 
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Nobody else makes an environment meanwhile, in this process or another one."""
+    HOME.mkdir(parents=True, exist_ok=True)
+    with (HOME / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@_alone()
 def made(name: str) -> Path:
     """Where the packages are; programs for Node must lie below it to find them."""
     node = name == "node"

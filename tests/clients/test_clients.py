@@ -1,59 +1,71 @@
 """Client libraries that people use, each the real one, against the real CPU engine."""
 
-import subprocess
+import functools
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
 from client_envs import environment, made
+from side_by_side import LIMIT_S, asked_for, run, side_by_side
+
+from launcher import Service
 
 HERE = Path(__file__).parent
-#: Includes a first installation; on two busy cores an answer takes seconds.
-LIMIT_S = 600
+#: Program -> the packages it is for.
+PROGRAMS = {
+    **{f"with_{name}.py": "python" for name in ("openai", "responses", "agents", "pydantic_ai", "anthropic")},
+    "with_langchain.py": "python",
+    "with_llamaindex.py": "openai2",
+    "with_litellm.py": "openai2",
+    "with_openai.mjs": "node",
+    "with_ai.mjs": "node",
+}
+LLM = "llm on the command line"
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(LIMIT_S)]
-
-
-def model_of(server: Any) -> str:
-    name: str = requests.get(f"{server.url}/v1/models", timeout=30).json()["data"][0]["id"]
-    return name
-
-
-def run(command: list[str], env: dict[str, str], cwd: Path, **more: Any) -> str:
-    done = subprocess.run(
-        command, env=env, cwd=cwd, capture_output=True, text=True, check=False, timeout=LIMIT_S, **more
-    )
-    assert done.returncode == 0, f"{command[0]} ended with {done.returncode}:\n{done.stdout}\n{done.stderr[-4000:]}"
-    return done.stdout
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(2 * LIMIT_S)]
 
 
-@pytest.mark.parametrize(
-    ("client", "packages"),
-    [(name, "python") for name in ("openai", "responses", "agents", "pydantic_ai", "anthropic", "langchain")]
-    + [("llamaindex", "openai2"), ("litellm", "openai2")],
-)
-def test_python_client(client: str, packages: str, server: Any, tmp_path: Path) -> None:
-    env = environment(packages) | {"URL": server.url, "MODEL": model_of(server)}
-    assert run(["python", str(HERE / f"with_{client}.py")], env, tmp_path).splitlines()[-1] == "passed"
+def program(name: str, server: Service, model: str, folder: Path) -> str:
+    """What one of PROGRAMS printed."""
+    packages = PROGRAMS[name]
+    env = environment(packages) | {"URL": server.url, "MODEL": model}
+    if packages != "node":
+        return run(["python", str(HERE / name)], env, folder)
+    copy = made("node") / name  # Node looks for packages beside the program
+    copy.write_text((HERE / name).read_text())
+    return run(["node", str(copy)], env, copy.parent)
 
 
-@pytest.mark.parametrize("name", ["with_openai.mjs", "with_ai.mjs"])
-def test_npm_client(name: str, server: Any) -> None:
-    where = made("node")
-    program = where / name  # Node looks for packages beside the program
-    program.write_text((HERE / name).read_text())
-    env = environment("node") | {"URL": server.url, "MODEL": model_of(server)}
-    assert run(["node", str(program)], env, where).splitlines()[-1] == "passed"
-
-
-def test_llm_on_the_command_line(server: Any, tmp_path: Path) -> None:
-    env = environment("python") | {"LLM_USER_PATH": str(tmp_path), "HOME": str(tmp_path)}
-    line = f"- model_id: chatbot\n  model_name: {model_of(server)}\n  api_base: {server.v1}\n  supports_schema: true\n"
-    (tmp_path / "extra-openai-models.yaml").write_text(line)
-    question = "What is the capital of France?"
+def llm(server: Service, model: str, folder: Path) -> str:
+    env = environment("python") | {"LLM_USER_PATH": str(folder), "HOME": str(folder)}
+    line = f"- model_id: chatbot\n  model_name: {model}\n  api_base: {server.v1}\n  supports_schema: true\n"
+    (folder / "extra-openai-models.yaml").write_text(line)
+    ask = ["llm", "-m", "chatbot", "-o", "temperature", "0", "-o", "max_tokens", "60"]
     for streamed in ([], ["--no-stream"]):
-        said = run(["llm", "-m", "chatbot", "-o", "temperature", "0", *streamed, question], env, tmp_path)
-        assert "Paris" in said
-    said = run(["llm", "-m", "chatbot", "--schema", "room, celsius int", "Office, 21 degrees."], env, tmp_path)
-    assert '"celsius"' in said
+        assert "Paris" in run([*ask, *streamed, "What is the capital of France?"], env, folder)
+    assert '"celsius"' in run([*ask, "--schema", "room, celsius int", "Office, 21 degrees."], env, folder)
+    return "passed"
+
+
+@pytest.fixture(scope="module")
+def printed(
+    request: pytest.FixtureRequest, server: Service, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mapping[str, Future[str]]]:
+    """What each program printed that a test of this run asks for."""
+    model = requests.get(f"{server.url}/v1/models", timeout=30).json()["data"][0]["id"]
+    calls = {name: functools.partial(program, name) for name in PROGRAMS} | {LLM: llm}
+    with side_by_side(
+        {
+            name: functools.partial(calls[name], server, model, tmp_path_factory.mktemp("client"))
+            for name in calls
+            if name in asked_for(request)
+        }
+    ) as running:
+        yield running
+
+
+@pytest.mark.parametrize("name", [*PROGRAMS, LLM])
+def test_client(name: str, printed: Mapping[str, Future[str]]) -> None:
+    assert printed[name].result().splitlines()[-1] == "passed"

@@ -3,13 +3,12 @@
 import json
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from client_envs import ROOT, environment
 
-from launcher import ONE_LAYER, Service
+from launcher import API_KEY, Service
 
 LIMIT_S = 600
 HVAC = ROOT / "code" / "examples" / "rag" / "hvac.json"
@@ -18,20 +17,10 @@ WINTER = "Why does the outdoor unit of a heat pump ice up in winter?"
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(LIMIT_S)]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    service = Service(tmp_path_factory.mktemp("rag") / "log", argv=ONE_LAYER, engine="vllm", profile="cpu")
-    try:
-        yield service.wait_ready(LIMIT_S)
-    finally:
-        service.close()
-
-
-def ask(server: Service, question: str, *more: str) -> str:
-    command = ["python", str(HVAC.with_name("rag.py")), "--url", server.url, *more, question]
-    done = subprocess.run(
-        command, env=environment("python"), capture_output=True, text=True, check=False, timeout=LIMIT_S
-    )
+def ask(keyed: Service, question: str, *more: str) -> str:
+    command = ["python", str(HVAC.with_name("rag.py")), "--url", keyed.url, *more, question]
+    env = environment("python") | {"CHATBOT_API_KEY": API_KEY}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=LIMIT_S)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -43,10 +32,10 @@ def sources(said: str) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def asked_twice(server: Service) -> str:
+def asked_twice(keyed: Service) -> str:
     """What is printed the second time."""
-    ask(server, WINTER)
-    return ask(server, WINTER)
+    ask(keyed, WINTER)
+    return ask(keyed, WINTER)
 
 
 def test_an_answer_is_streamed_and_its_sources_are_checked(asked_twice: str) -> None:
@@ -63,12 +52,12 @@ def test_the_same_passages_are_computed_once(asked_twice: str) -> None:
     assert 256 <= int(found[1]) < int(found[2]), "the instruction and the passages, and not the question"
 
 
-def test_passages_that_do_not_fit_the_context_window_are_left_out(server: Service, tmp_path: Path) -> None:
+def test_passages_that_do_not_fit_the_context_window_are_left_out(keyed: Service, tmp_path: Path) -> None:
     long = [{"title": f"Manual {number}", "text": "boiler pressure " * 800} for number in range(4)]
     (tmp_path / "long.json").write_text(json.dumps([*long, {"title": "Elsewhere", "text": "nothing of this"}]))
-    said = ask(server, "boiler pressure?", "--passages", str(tmp_path / "long.json"))
+    said = ask(keyed, "boiler pressure?", "--passages", str(tmp_path / "long.json"))
     assert "2 passages did not fit" in said, "two of the four passages of 1600 tokens fit 4096"
 
 
-def test_a_question_about_something_else_gets_no_passages(server: Service) -> None:
-    assert sources(ask(server, "Xyzzy?")) == {"none"}
+def test_a_question_about_something_else_gets_no_passages(keyed: Service) -> None:
+    assert sources(ask(keyed, "Xyzzy?")) == {"none"}

@@ -3,6 +3,7 @@
 Against the real CPU engine where an answer is wanted. What needs a GPU or an account is marked so and skipped without.
 """
 
+import functools
 import os
 import re
 import shutil
@@ -11,19 +12,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 import readme
 from client_envs import environment, made
+from side_by_side import LIMIT_S, asked_for, run, side_by_side
 
 from infra.errors import InfraError
 from infra.fc.serverless_devs import find_s
+from launcher import Service
 
 ROOT = readme.ROOT
-LIMIT_S = 600
 BLOCKS = readme.blocks()
 
 
@@ -31,47 +34,55 @@ def of(*kinds: str) -> list[Any]:
     return [pytest.param(block, id=str(block)) for block in BLOCKS if block.kind in kinds]
 
 
-def run(command: list[str], env: dict[str, str], cwd: Path, code: str | None = None) -> str:
-    done = subprocess.run(
-        command, input=code, env=env, cwd=cwd, capture_output=True, text=True, check=False, timeout=LIMIT_S
-    )
-    assert done.returncode == 0, f"ended with {done.returncode}:\n{done.stdout}\n{done.stderr[-4000:]}"
-    return done.stdout
-
-
 def holds(said: str, block: readme.Block) -> None:
     for words in block.all("expect"):
         assert words in said, f"{words!r} is not in:\n{said}"
 
 
-@pytest.mark.engine
-@pytest.mark.timeout(LIMIT_S)
-@pytest.mark.parametrize("block", of("curl", "bash", "clients"))
-def test_shell(block: readme.Block, server: Any, tmp_path: Path) -> None:
+def snippet(server: Service, folder: Path, block: readme.Block) -> str:
+    """What it printed, run as it stands there but for the address."""
     code = block.code.replace(readme.LOCAL, server.url).replace("service.log", str(server.log_path))
+    if block.kind == "node":
+        program = made("node") / f"{block.document.replace('/', '-')}-{block.line}.mjs"
+        program.write_text(code)
+        return run(["node", str(program)], environment("node"), program.parent)
+    if block.kind == "python":
+        (packages,) = block.all("env") or ["python"]
+        return run(["python", "-"], environment(packages), folder, code)
     code = re.sub(r"(python code/examples/rag/rag\.py)", rf"\1 --url {server.url}", code)
     operator = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     env = environment("python") if block.kind == "clients" else operator
-    env |= {"LLM_USER_PATH": str(tmp_path)}
-    holds(run(["bash", "-euo", "pipefail"], env, ROOT, code), block)
+    return run(["bash", "-euo", "pipefail"], env | {"LLM_USER_PATH": str(folder)}, ROOT, code)
+
+
+@pytest.fixture(scope="module")
+def printed(
+    request: pytest.FixtureRequest, server: Service, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mapping[str, Future[str]]]:
+    """What each snippet printed that a test of this run asks for."""
+    with side_by_side(
+        {
+            str(block): functools.partial(snippet, server, tmp_path_factory.mktemp("snippet"), block)
+            for block in BLOCKS
+            if str(block) in asked_for(request)
+        }
+    ) as running:
+        yield running
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(2 * LIMIT_S)
+@pytest.mark.parametrize("block", of("curl", "clients", "python", "node"))
+def test_snippet(block: readme.Block, printed: Mapping[str, Future[str]]) -> None:
+    holds(printed[str(block)].result(), block)
 
 
 @pytest.mark.engine
 @pytest.mark.timeout(LIMIT_S)
-@pytest.mark.parametrize("block", of("python"))
-def test_python(block: readme.Block, server: Any, tmp_path: Path) -> None:
-    code = block.code.replace(readme.LOCAL, server.url)
-    (env,) = block.all("env") or ["python"]
-    holds(run(["python", "-"], environment(env), tmp_path, code), block)
-
-
-@pytest.mark.engine
-@pytest.mark.timeout(LIMIT_S)
-@pytest.mark.parametrize("block", of("node"))
-def test_node(block: readme.Block, server: Any) -> None:
-    program = made("node") / f"{block.document.replace('/', '-')}-{block.line}.mjs"
-    program.write_text(block.code.replace(readme.LOCAL, server.url))
-    holds(run(["node", str(program)], environment("node"), program.parent), block)
+@pytest.mark.parametrize("block", of("bash"))
+def test_walk_through(block: readme.Block, server: Service, tmp_path: Path) -> None:
+    """One after the other, as each goes on with what the one before has left."""
+    holds(snippet(server, tmp_path, block), block)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from chatbot_llm.routes import fields, validation
 from infra.image import variants
 
 # What vLLM, torch and transformers warn of while being imported is theirs.
-pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("vllm")]
 
 NAMES = {
     "vllm.engine.arg_utils": ["AsyncEngineArgs"],
@@ -144,12 +144,13 @@ def test_every_default_flag_is_still_a_flag(profile: str) -> None:
     assert used - known == set()
 
 
-def test_an_unknown_flag_is_told_in_argparses_words() -> None:
+@pytest.mark.parametrize(("flag", "value"), [("--no-such-flag", "1"), ("--dtype", "float13")])
+def test_a_wrong_flag_is_told_in_argparses_words(flag: str, value: str) -> None:
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    with pytest.raises(UsageError, match="--no-such-flag"):
-        _parse(make_arg_parser(FlexibleArgumentParser()), ["--no-such-flag", "1"])
+    with pytest.raises(UsageError, match=flag):
+        _parse(make_arg_parser(FlexibleArgumentParser()), [flag, value])
 
 
 def test_what_is_compared_on_a_card_is_vllms_to_read() -> None:

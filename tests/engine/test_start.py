@@ -20,18 +20,11 @@ def start(*argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=200)
 
 
-@pytest.mark.parametrize(
-    ("argv", "part"),
-    [
-        (("--dtype", "float13"), "dtype"),
-        (("--model", "/nowhere/at/all"), "/nowhere/at/all"),
-    ],
-)
-def test_a_wrong_flag_ends_the_process_with_a_sentence(argv: tuple[str, ...], part: str) -> None:
-    ended = start(*argv)
+def test_what_cannot_start_ends_the_process_with_a_sentence() -> None:
+    ended = start("--model", "/nowhere/at/all")
     assert ended.returncode not in (0, None)
     told = [line for line in ended.stderr.splitlines() if line.startswith("chatbot-llm: ")]
-    assert len(told) == 1 and part in told[0]
+    assert len(told) == 1 and "/nowhere/at/all" in told[0]
 
 
 def test_the_engine_process_begins_before_its_parent_has_imported(server: Service) -> None:

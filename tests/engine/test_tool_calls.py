@@ -8,7 +8,7 @@ import pytest
 
 from chatbot_llm.engine import tool_calls, weights
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("vllm")]
 
 SCHEMAS: dict[str, Any] = {
     "weather": {

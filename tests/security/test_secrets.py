@@ -13,10 +13,9 @@ import pytest
 from poison import BODY, MESSAGE, RESPONSE, poisoned
 
 from callers import Line
-from launcher import ONE_LAYER, Service
+from launcher import API_KEY, Service
 
 CANARY = "sk-canary-5f0c9a7e1b2d"
-KEY = "service-key-0123456789abcdef"
 
 HEADERS = (
     "Authorization",
@@ -96,7 +95,7 @@ def attack(service: Service) -> Iterator[tuple[str, bytes]]:
 
 
 def _requests(ask: Caller) -> Iterator[tuple[str, bytes]]:
-    key = {"api-key": KEY, "Content-Type": "application/json"}
+    key = {"api-key": API_KEY, "Content-Type": "application/json"}
     chat = json.dumps({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}).encode()
     for name in HEADERS:
         for more in ({}, key):
@@ -119,14 +118,14 @@ def _hunt(service: Service) -> None:
     for name, text in (("the log", service.log()), ("the metrics", metrics.decode())):
         at = text.find(CANARY)
         assert at < 0, f"{name} holds the secret: ...{text[max(0, at - 600) : at + 200]}"
-        assert KEY not in text, f"{name} holds an API key"
+        assert API_KEY not in text, f"{name} holds an API key"
 
 
 def test_a_secret_comes_out_nowhere(start: Callable[..., Service]) -> None:
-    _hunt(start(api_keys=KEY, log_level="debug"))
+    _hunt(start(api_keys=API_KEY, log_level="debug"))
 
 
 @pytest.mark.engine
 @pytest.mark.timeout(600)
-def test_a_secret_comes_out_of_the_real_engine_nowhere(start: Callable[..., Service]) -> None:
-    _hunt(start(engine="vllm", profile="cpu", api_keys=KEY, self_test=False, argv=ONE_LAYER))
+def test_a_secret_comes_out_of_the_real_engine_nowhere(keyed: Service) -> None:
+    _hunt(keyed)

@@ -27,6 +27,8 @@ PATIENCE_S = 60.0
 THREADS = 12
 #: Flags for vLLM with one layer of random weights: where nothing depends on what is answered, but much is asked.
 ONE_LAYER = ["--load-format", "dummy", "--hf-overrides", '{"num_hidden_layers": 1}']
+#: Of the services that want one.
+API_KEY = "service-key-0123456789abcdef"
 #: What the service may see of the environment of whoever runs the tests.
 KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "XDG_CACHE_HOME", "LD_LIBRARY_PATH", "CHATBOT_CACHE_DIR")
 
