@@ -29,7 +29,7 @@ for _name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES"):
 
 _figures = Figures()
 #: Fixtures that start processes: the service, the real `s`, a browser, environments of clients.
-PROCESSES = {"start", "start_once", "server", "service", "deploy", "props", "render", "browser", "page"}
+PROCESSES = {"start", "start_once", "server", "keyed", "service", "deploy", "props", "render", "browser", "page"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
