@@ -1,4 +1,4 @@
-"""What several groups of tests share: apps over the scripted engine, one real-engine service for the run, figures."""
+"""What several groups of tests share: apps over the scripted engine, real-engine services for the run, figures."""
 
 import contextlib
 import json

@@ -123,6 +123,7 @@ def commands(path: str) -> dict[str, tuple[list[str], dict[str, str]]]:
     ours = {**os.environ, "PYTHONPATH": f"{ROOT / 'code'}:{TESTS}", "CHATBOT_MAX_RUNNING": str(MAX_RUNNING)}
     theirs = {**engine_environment(), "PYTHONPATH": f"{TESTS}:{ROOT / 'code'}"}
     stub = ["--distributed-executor-backend", "bench.stub_engine.StubExecutor"]
+    kv_cache = "VLLM_CPU_KVCACHE_SPACE"
     defaults = {
         name: value for name, value in theirs.items() if name not in profiles.ENVIRONMENT[profiles.pick("auto")]
     }
@@ -135,10 +136,10 @@ def commands(path: str) -> dict[str, tuple[list[str], dict[str, str]]]:
         "service-stub": ([*service, *stub], ours | {"CHATBOT_SELF_TEST": "false"}),
         "vllm-stub": ([*VLLM, "--host", "127.0.0.1", *engine_flags(path), *stub], theirs),
         "service-scripted": (service, ours | {"CHATBOT_ENGINE": "scripted"}),
-        # 2 GiB of KV cache is no default, but vLLM's own, 92 % of the memory, does not fit beside its peers.
+        # The service's KV cache is no default, but vLLM's own, 92 % of the memory, does not fit beside its peers.
         "vllm-defaults": (
             [*VLLM, "--host", "127.0.0.1", "--model", path, "--served-model-name", model_name()],
-            defaults | {"VLLM_CPU_KVCACHE_SPACE": "2"},
+            defaults | {kv_cache: profiles.ENVIRONMENT["cpu"][kv_cache]},
         ),
         "llama.cpp": ([sys.executable, "-m", "bench.llamacpp", "--model", gguf_path()], theirs),
     }

@@ -26,8 +26,11 @@ def asked_for(request: pytest.FixtureRequest) -> set[str]:
 @contextmanager
 def side_by_side(programs: Mapping[str, Callable[[], str]]) -> Iterator[Mapping[str, Future[str]]]:
     """What each of them printed, by its name; the result of one that failed raises what it did."""
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
         yield {name: pool.submit(program) for name, program in programs.items()}
+    finally:  # where the run was interrupted, what has not begun need not
+        pool.shutdown(cancel_futures=True)
 
 
 def run(command: list[str], env: Mapping[str, str], cwd: Path, code: str | None = None) -> str:
