@@ -14,8 +14,8 @@ assert "Paris" in answer.content[0].text and answer.stop_reason == "end_turn" an
 with client.messages.stream(messages=QUESTION, system="You are a helpful assistant.", **ASK) as stream:
     words = list(stream.text_stream)
     final = stream.get_final_message()
-assert len(words) > 3 and "".join(words) == answer.content[0].text == final.content[0].text
-assert (final.stop_reason, final.usage.output_tokens) == ("end_turn", answer.usage.output_tokens)
+assert len(words) > 3 and "Paris" in final.content[0].text == "".join(words)
+assert final.stop_reason == "end_turn" and final.usage.output_tokens > 3
 
 cut = client.messages.create(messages=QUESTION, **{**ASK, "max_tokens": 2})
 assert cut.stop_reason == "max_tokens"

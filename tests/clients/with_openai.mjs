@@ -23,7 +23,7 @@ assert.ok(pieces > 3 && usage.completion_tokens > 3);
 
 const parameters = { type: "object", properties: { celsius: { type: "integer" } }, required: ["celsius"], additionalProperties: false };
 const called = await client.chat.completions.create({
-  model, messages: [{ role: "user", content: "Make it 21 degrees." }], max_tokens: 100,
+  model, messages: [{ role: "user", content: "Make it 21 degrees." }], max_tokens: 100, temperature: 0,
   tools: [{ type: "function", function: { name: "set_temperature", strict: true, parameters } }], tool_choice: "required",
 });
 const call = called.choices[0].message.tool_calls[0].function;

@@ -77,6 +77,12 @@ def test_snippet(block: readme.Block, printed: Mapping[str, Future[str]]) -> Non
     holds(printed[str(block)].result(), block)
 
 
+@pytest.mark.parametrize("block", of("python", "node"))
+def test_what_a_program_prints_is_no_chance(block: readme.Block) -> None:
+    """Drawn by chance, a small model's answer runs past its limit once in a while, and a parsed one is none then."""
+    assert re.search(r"temperature\W{1,4}0\b", block.code), f"{block} sets no temperature of 0"
+
+
 @pytest.mark.engine
 @pytest.mark.timeout(LIMIT_S)
 @pytest.mark.parametrize("block", of("bash"))
