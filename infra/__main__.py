@@ -19,7 +19,7 @@ from infra.errors import InfraError, WrongUsage
 
 #: Name -> module and what it does; the module has `arguments(parser)` and `run(args)`.
 COMMANDS = {
-    "doctor": ("infra.commands.doctor", "check s.yaml and the RAM policies before a deployment; no account"),
+    "doctor": ("infra.commands.doctor", "check s.yaml before a deployment; no account"),
     "bake": ("infra.image.bake", "fetch the model that the image carries, or lock its checksums"),
     "size": ("infra.image.size", "measure an image against what Function Compute takes"),
     "local-test": ("infra.image.local_test", "start the image here as Function Compute does, try it, take it down"),
@@ -33,10 +33,9 @@ COMMANDS = {
     "release": ("infra.commands.release", "publish, try out, move the alias; back on failure"),
     "domain": ("infra.commands.domain", "a custom domain and its certificate"),
     "scale": ("infra.commands.scale", "set how many instances are kept, now or by clock"),
-    "status": ("infra.commands.status", "one screen: states, instances, errors, price so far"),
+    "status": ("infra.commands.status", "one screen: states, instances, errors, what is paid for"),
     "observe": ("infra.commands.observe", "queries, dashboard and alerts over the request log, put into SLS"),
     "destroy": ("infra.commands.destroy", "delete the function and what hangs on it, and look whether it is gone"),
-    "cost": ("infra.commands.cost", "what it costs: a table from the published prices; no account"),
     "report": ("infra.commands.report", "what it did and what it cost, from its own request log"),
     "replay": ("infra.commands.replay", "send a log's requests again, here or elsewhere, and compare"),
     "batch": ("infra.commands.batch", "send a file of requests as OpenAI's batches have it, go on where it stopped"),

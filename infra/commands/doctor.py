@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 
-from infra.doctor.policies import check_ram
 from infra.doctor.rules import check
 from infra.errors import CheckFailed
 from infra.fc import keys, template
@@ -17,7 +16,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     env = os.environ if args.hook else keys.for_s(os.environ)
-    findings = check(template.render(env), env) + check_ram()
+    findings = check(template.render(env), env)
     for finding in findings:
         print(finding)
     errors = sum(finding.level == "error" for finding in findings)

@@ -1,7 +1,7 @@
 """scale: how many instances are kept, now and by the clock.
 
 Both alwaysAllocate flags are written as false every time: the API's default is true, and a T4 that is never
-hibernated costs about four times as much (`cost` shows it). Everything else in the provision config is read
+hibernated costs about four times as much (fc/prices.py). Everything else in the provision config is read
 first and written back as it stands, because PutProvisionConfig replaces the whole. Min instances belong to
 LATEST or an alias; a version is refused before the call.
 

@@ -1,14 +1,12 @@
-"""status: one readable screen of what runs, since when, what went wrong last, and what it has cost.
+"""status: one readable screen of what runs, since when, what went wrong last, and what is paid for.
 
-Everything is read, nothing is written. FC does not show how long an instance was awake, so the price of this
-month is a span: from "always hibernated" to "always active" over the hours its instances have lived.
+Everything is read, nothing is written. What it has cost is in the service's own log: `report`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,31 +20,26 @@ from infra.commands import options
 from infra.commands.screen import console, table
 from infra.commands.wait_ready import look_at_function, look_at_instances, target_of
 from infra.fc.client import LATEST
-from infra.fc.prices import Size, price
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.account(parser)
-    options.currency(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    fc, name, now, screen = options.connect(args), args.function, datetime.now(UTC), console()
-    function, since = fc.get_function(name), int(month_began_ms(now))
+    fc, name, screen = options.connect(args), args.function, console()
+    function = fc.get_function(name)
     versions = {LATEST: "unpublished"} | {alias.alias_name: alias.version_id for alias in fc.aliases(name)}
     qualifiers = [
         Qualifier(one, version, fc.get_provision(name, one), fc.instances(name, one))
         for one, version in versions.items()
     ]
-    listed = [fc.instances(name, one, since) for one in versions] + [one.standing for one in qualifiers]
-    lived = {one.instance_id: one for some in listed for one in some}
-    hours = instance_hours(lived.values(), now)
     for part in (
         about(function, fc.triggers(name)),
         min_instances(qualifiers),
-        instances(qualifiers, now),
+        instances(qualifiers, datetime.now(UTC)),
         problems(function, qualifiers),
-        price_line(function, qualifiers, hours, args.currency),
+        paid_for(qualifiers),
     ):
         screen.print(part, highlight=False)
 
@@ -59,18 +52,6 @@ class Qualifier:
     version: str
     provision: Any | None
     standing: list[Any]
-
-
-def month_began_ms(now: datetime) -> float:
-    """UNIX time in ms, as FC has its times."""
-    return now.replace(day=1, hour=0, minute=0, second=0, microsecond=0).timestamp() * 1000
-
-
-def instance_hours(lived: Iterable[Any], now: datetime) -> float:
-    """Hours lived this month, all instances together; an instance that stands has no end yet."""
-    until, since = now.timestamp() * 1000, month_began_ms(now)
-    spans = ((one.destroyed_time_ms or until) - max(one.created_time_ms or until, since) for one in lived)
-    return sum(max(0.0, span) for span in spans) / 3_600_000
 
 
 def problems(function: Any, qualifiers: list[Qualifier]) -> RenderableType:
@@ -145,14 +126,7 @@ def instances(qualifiers: list[Qualifier], now: datetime) -> RenderableType:
     return shown if shown.row_count else "[dim]no instance stands; the next request starts one[/]\n"
 
 
-def price_line(function: Any, qualifiers: list[Qualifier], hours: float, currency: str) -> str:
-    """What is paid for now, and the span of this month's price for `hours` of instances."""
-    size = Size.of(function.to_map())
-    least, most = price(size.cu(0, hours), currency), price(size.cu(hours, 0), currency)
+def paid_for(qualifiers: list[Qualifier]) -> str:
     paid = ", ".join(f"{count} of {one.name}" for one in qualifiers if (count := target_of(one.provision)))
-    return (
-        f"paid for by the hour, asleep or not: {escape(paid) or 'nothing'}"
-        f"{' (`scale 0`, or `destroy`, ends it)' if paid else ''}\n"
-        f"this month so far: {hours:.1f} instance hours, between [bold]{least:.2f}[/] (all hibernated) "
-        f"and [bold]{most:.2f} {currency}[/] (all active), requests, logs and traffic apart\n"
-    )
+    ends = " (`scale 0`, or `destroy`, ends it)" if paid else ""
+    return f"paid for by the hour, asleep or not: {escape(paid) or 'nothing'}{ends}\n"

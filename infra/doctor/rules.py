@@ -142,9 +142,9 @@ def concurrency(props: Props) -> Iterator[Finding]:
     path, at_once = "instanceConcurrency", number(props, "instanceConcurrency")
     if not 1 <= at_once <= quotas.MAX_INSTANCE_CONCURRENCY:
         yield error(path, f"must be 1 to {quotas.MAX_INSTANCE_CONCURRENCY}; left out it is 1")
-    threads = amount(props, "CHATBOT_MAX_RUNNING") + amount(props, "CHATBOT_MAX_WAITING")
-    if at_once > threads:
-        has = f"the service has threads for {threads:g} requests; raise CHATBOT_MAX_RUNNING or CHATBOT_MAX_WAITING"
+    taken = amount(props, "CHATBOT_MAX_RUNNING") + amount(props, "CHATBOT_MAX_WAITING")
+    if at_once > taken:
+        has = f"the service takes {taken:g} at once; raise CHATBOT_MAX_RUNNING or CHATBOT_MAX_WAITING"
         yield error(path, f"is {at_once:g}: {has}")
     command = get(props, "customContainerConfig.command") or []
     sequences = service.flag("--max-num-seqs", command, setting(props, "CHATBOT_PROFILE"))

@@ -1,6 +1,6 @@
 """The Function Compute control plane, as few calls as the commands need.
 
-The only file that imports the Alibaba Cloud SDK, and it does so on first use: `--help`, `cost` and
+The only file that imports the Alibaba Cloud SDK, and it does so on first use: `--help`, `plan` and
 `smoke URL` must not pay its 1.5 s import nor ask for credentials.
 
 Three things the SDK leaves to its caller are settled here once:
@@ -99,13 +99,10 @@ class FunctionCompute:
     def triggers(self, name: str) -> list[Any]:
         return list(self._call("list_triggers", name, limit=100).body.triggers or [])
 
-    def instances(self, name: str, qualifier: str, since_ms: int | None = None) -> list[Any]:
-        """Instances that live now, or that lived since a UNIX time in ms.
-
-        A min instance is bound to its alias: by version it is not listed.
-        """
-        span: dict[str, Any] = {"with_all_active": True} if since_ms is None else {"start_time_ms": since_ms}
-        return list(self._call("list_instances", name, qualifier=qualifier, limit="1000", **span).body.instances or [])
+    def instances(self, name: str, qualifier: str) -> list[Any]:
+        """Instances that live now. A min instance is bound to its alias: by version it is not listed."""
+        listed = self._call("list_instances", name, qualifier=qualifier, limit="1000", with_all_active=True)
+        return list(listed.body.instances or [])
 
     def get_provision(self, name: str, qualifier: str) -> Any | None:
         """Of LATEST or an alias, never a version. None when it has no min instances configured."""
