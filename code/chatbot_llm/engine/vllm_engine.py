@@ -129,6 +129,8 @@ class VllmEngine(Engine):
                 "--override-generation-config",
                 json.dumps({"max_new_tokens": self._settings.max_tokens_cap}),
             ]
+        if given.isdisjoint({"--chat-template", "--tokenizer"}) and (template := weights.chat_template(model.path)):
+            argv = [*argv, f"--chat-template={template}"]
         if (endpoint := tracing.endpoint()) and "--otlp-traces-endpoint" not in given:
             argv = [*argv, "--otlp-traces-endpoint", endpoint]
         return ["--model", model.path, *argv]
