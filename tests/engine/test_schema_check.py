@@ -72,6 +72,13 @@ def helper_process() -> psutil.Process:
     return [one for one in psutil.Process().children() if any("schema_helper" in word for word in one.cmdline())][-1]
 
 
+def test_the_helper_does_without_torch(run: Run) -> None:
+    """It would be two thirds of its start and of its memory."""
+    run(told(wanted(SMALL)))
+    mapped = [part.path for part in helper_process().memory_maps()]
+    assert any("llguidance" in path for path in mapped) and not [path for path in mapped if "torch" in path]
+
+
 def told(body: dict[str, Any]) -> Trial:
     """The message with which a body is refused, or the tools whose schemas are not enforced."""
 
