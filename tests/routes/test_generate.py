@@ -7,7 +7,7 @@ import pytest
 
 from chatbot_llm.errors import BadRequest
 from chatbot_llm.routes import generate
-from in_process import Client
+from in_process import App, Client
 
 
 def events(raw: bytes) -> list[dict[str, Any]]:
@@ -63,3 +63,13 @@ def test_no_line_of_a_stream_breaks_where_a_client_may_break_it() -> None:
 def test_token_ids_are_a_prompt_too(client: Client) -> None:
     body = client.post("/generate", json={"prompt": [1, 2], "max_tokens": 2}).get_json()
     assert body["text"] == ["<1><2>The capital"]
+
+
+def test_what_would_be_sent_back_too_often_is_refused_with_a_way_round(app: App) -> None:
+    client = app.test_client()
+    body = {"prompt": "\u2028" * 5000, "n": 8, "echo": True, "max_tokens": 1}
+    raw = json.dumps(body, ensure_ascii=False).encode()
+    answer = client.post("/generate", data=raw, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.get_json()["error"]["param"]) == (400, "n")
+    again = client.post("/v1/completions", data=raw, headers={"content-type": "application/json"})
+    assert again.status_code == 200, "the way round that the refusal names"
