@@ -169,7 +169,7 @@ export DEPLOY_IMAGE ?= $(DEPLOY_REPOSITORY):$(TAG)
 INFRA = PYTHON=$(abspath $(OPS))/bin/python $(OPS)/bin/python -m infra
 
 .PHONY: doctor
-doctor: $(OPS)/ready infra/node_modules ## Check s.yaml and the RAM policies; needs no account
+doctor: $(OPS)/ready infra/node_modules ## Check s.yaml; needs no account
 	$(INFRA) doctor
 
 .PHONY: deploy
