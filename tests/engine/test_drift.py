@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from pydantic import ValidationError
@@ -18,11 +19,10 @@ from chatbot_llm.engine import profiles, schema_helper, tool_calls, weights
 from chatbot_llm.engine import startup_phases as phases
 from chatbot_llm.engine.protocols import PROTOCOLS
 from chatbot_llm.engine.protocols.base import EngineRequest, Protocol
-from chatbot_llm.engine.vllm_engine import VllmEngine, _obey_tools, _parse, _register_parser, engine_modules
+from chatbot_llm.engine.vllm_engine import _obey_tools, _own_template, _parse, _register_parser, engine_modules
 from chatbot_llm.engine.vllm_errors import refusal
 from chatbot_llm.errors import UsageError
 from chatbot_llm.routes import fields, validation
-from chatbot_llm.settings import Settings
 from infra.image import variants
 
 # What vLLM, torch and transformers warn of while being imported is theirs.
@@ -333,38 +333,34 @@ def test_the_milestones_of_a_start_are_still_logged() -> None:
 
 
 @pytest.mark.parametrize("tools", [None, [{"type": "function", "function": {"name": "f"}}]], ids=["chat", "tools"])
-@pytest.mark.parametrize("inside", [False, True], ids=["a file of its own", "in tokenizer_config.json"])
 def test_the_template_we_hand_on_is_what_vllm_finds_by_loading_the_tokenizer_again(
-    tmp_path: Path, inside: bool, tools: list[dict[str, Any]] | None
+    tools: list[dict[str, Any]] | None,
 ) -> None:
     from transformers import AutoTokenizer
     from vllm.renderers import hf
-    from vllm.renderers.chat_utils import load_chat_template, validate_chat_template
+    from vllm.renderers.chat_utils import load_chat_template
 
-    folder = weights.bundled()
-    if inside:
-        template = (folder / "chat_template.jinja").read_text()
-        for name in ("config.json", "tokenizer.json"):
-            (tmp_path / name).symlink_to(folder / name)
-        known = json.loads((folder / "tokenizer_config.json").read_text())
-        (tmp_path / "tokenizer_config.json").write_text(json.dumps({**known, "chat_template": template}))
-        folder = tmp_path
+    folder = str(weights.bundled())
     tokenizer = AutoTokenizer.from_pretrained(folder)
     config = SimpleNamespace(
-        **{"model": str(folder), "tokenizer": str(folder), "tokenizer_revision": None, "code_revision": None},
-        **{"trust_remote_code": False, "hf_config": SimpleNamespace(model_type="llama")},
+        **{"model": folder, "tokenizer": folder, "tokenizer_revision": None, "code_revision": None},
+        **{"trust_remote_code": False, "hf_config": SimpleNamespace(model_type="llama"), "is_multimodal_model": False},
     )
-    ours = weights.chat_template(str(folder))
-    validate_chat_template(ours)
+    renderer = Mock(spec=hf.HfRenderer, tokenizer=tokenizer)
+    ours = _own_template(SimpleNamespace(renderer=renderer, model_config=config))
     hf._PROCESSOR_CHAT_TEMPLATES.clear()
     given = hf.resolve_chat_template(tokenizer, load_chat_template(ours), tools, model_config=config)
-    assert not hf._PROCESSOR_CHAT_TEMPLATES, "nothing was loaded"
+    assert ours and not hf._PROCESSOR_CHAT_TEMPLATES, "nothing was loaded"
     assert given == hf.resolve_chat_template(tokenizer, None, tools, model_config=config)
     assert bool(hf._PROCESSOR_CHAT_TEMPLATES) == (tools is None)
 
 
-@pytest.mark.parametrize("flag", ["--chat-template", "--tokenizer"])
-def test_a_template_or_tokenizer_of_the_users_is_kept(flag: str) -> None:
-    engine, model = VllmEngine(Settings(engine="vllm")), ["--model", str(weights.bundled())]
-    assert any(word.startswith("--chat-template=") for word in engine._resolve(model))
-    assert not any(word.startswith("--chat-template=") for word in engine._resolve([*model, flag, "x"]))
+@pytest.mark.parametrize("kind", ["several", "none", "a word", "no tokenizer", "images", "mistral"])
+def test_a_template_that_may_not_be_the_one_is_left_to_vllm(kind: str) -> None:
+    from vllm.renderers import hf, mistral
+
+    template = {"several": {"default": "{{ a }}"}, "none": None, "a word": "chatml"}.get(kind, "{{ a }}")
+    tokenizer = None if kind == "no tokenizer" else SimpleNamespace(chat_template=template)
+    renderer = Mock(spec=mistral.MistralRenderer if kind == "mistral" else hf.HfRenderer, tokenizer=tokenizer)
+    config = SimpleNamespace(is_multimodal_model=kind == "images")
+    assert _own_template(SimpleNamespace(renderer=renderer, model_config=config)) is None

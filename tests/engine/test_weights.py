@@ -120,32 +120,3 @@ def test_weights_too_large_for_the_memory_are_not_read_ahead(tmp_path: Path, mon
     monkeypatch.setattr(models.psutil, "virtual_memory", lambda: SimpleNamespace(available=150_000))
     models.read_ahead(str(tmp_path)).join(10)
     assert not cached(weights)
-
-
-@pytest.mark.parametrize(
-    ("files", "given"),
-    [
-        (
-            {"chat_template.jinja": "{{ a }}", "tokenizer_config.json": '{"chat_template": "{{ b }}"}'},
-            "chat_template.jinja",
-        ),
-        ({"tokenizer_config.json": '{"chat_template": "{{ b }}"}'}, "{{ b }}"),
-        ({"tokenizer_config.json": '{"chat_template": [{"name": "default", "template": "{{ b }}"}]}'}, None),
-        ({"tokenizer_config.json": "[]"}, None),
-        ({"tokenizer_config.json": '{"chat_template": '}, None),
-        ({"chat_template.jinja": "{{ a }}", "preprocessor_config.json": "{}"}, None),
-        ({"chat_template.jinja": "{{ a }}", "additional_chat_templates": ""}, None),
-        ({}, None),
-    ],
-)
-def test_a_template_is_handed_on_where_a_folder_has_just_one(
-    tmp_path: Path, files: dict[str, str], given: str | None
-) -> None:
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
-    found = models.chat_template(str(tmp_path))
-    assert found == (str(tmp_path / given) if given in files else given)
-
-
-def test_what_lies_nowhere_is_left_to_vllm() -> None:
-    assert models.chat_template("org/name") is None

@@ -69,6 +69,7 @@ class VllmEngine(Engine):
         from starlette.datastructures import State as Bag
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 
+        args.chat_template = args.chat_template or _own_template(self._client)
         bag = Bag()
         await init_app_state(self._client, bag, args, await self._client.get_supported_tasks())
         if getattr(bag, "openai_serving_chat", None) is None:
@@ -129,8 +130,6 @@ class VllmEngine(Engine):
                 "--override-generation-config",
                 json.dumps({"max_new_tokens": self._settings.max_tokens_cap}),
             ]
-        if given.isdisjoint({"--chat-template", "--tokenizer"}) and (template := weights.chat_template(model.path)):
-            argv = [*argv, f"--chat-template={template}"]
         if (endpoint := tracing.endpoint()) and "--otlp-traces-endpoint" not in given:
             argv = [*argv, "--otlp-traces-endpoint", endpoint]
         return ["--model", model.path, *argv]
@@ -263,6 +262,19 @@ def _parse(parser: Any, argv: list[str]) -> Any:
 
     parser.error = complain
     return parser.parse_args(argv)
+
+
+def _own_template(client: Any) -> str | None:
+    """The one chat template of a model that reads text alone, as vLLM would find it; None where vLLM shall look.
+
+    It would look for a processor's first, by loading the tokenizer once more: a thirtieth of a start.
+    """
+    from vllm.renderers.hf import HfRenderer
+
+    if not isinstance(client.renderer, HfRenderer) or client.model_config.is_multimodal_model:
+        return None
+    template = getattr(client.renderer.tokenizer, "chat_template", None)
+    return template if isinstance(template, str) and "{" in template else None
 
 
 def _template(tokenizer: Any, given: str | None) -> tuple[str, tuple[str, ...]]:

@@ -57,24 +57,6 @@ def locate(name: str, model_dir: str, cache_dir: str) -> Model:
     return Model(name, (_short(local.name), name))
 
 
-def chat_template(folder: str) -> str | None:
-    """The chat template of a model, as `--chat-template` takes it: a file, or the text itself.
-
-    None where vLLM shall look: a name of the Hugging Face cache, several templates, a processor that may have one. To
-    look for a processor's, vLLM loads the tokenizer once more, a twentieth of a start.
-    """
-    at = Path(folder)
-    if any(at.glob("*processor_config.json")) or (at / "additional_chat_templates").exists():
-        return None
-    if (file := at / "chat_template.jinja").is_file():
-        return str(file)
-    try:
-        found = json.loads((at / "tokenizer_config.json").read_text(encoding="utf-8"))["chat_template"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return found if isinstance(found, str) and "{" in found else None
-
-
 def _short(name: str) -> str:
     """`Qwen2.5-7B-Instruct-GPTQ-Int4` -> `qwen2.5-7b-instruct`: how it is packed is not the client's business."""
     return name.lower().split("-gptq")[0].split("-awq")[0]
