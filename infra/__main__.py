@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
-import re
 import signal
 import sys
 from collections.abc import Sequence
 
 from infra import ROOT
-from infra.errors import InfraError, WrongUsage
+from infra.errors import InfraError
 
 #: Name -> module and what it does; the module has `arguments(parser)` and `run(args)`.
 COMMANDS = {
@@ -51,17 +49,6 @@ CLI's profile; an ECS role). The service's own key for deploy, smoke and release
 DOTENV = ROOT / ".env"
 
 
-def refuse_dotenv() -> None:
-    """`s` reads .env, and nobody else does: the next command would then look at another function. Raises WrongUsage."""
-    if DOTENV.is_file():
-        names = re.findall(r"^\s*(?:export\s+)?((?:DEPLOY|CHATBOT|ALIBABA_CLOUD)_\w+)\s*=", DOTENV.read_text(), re.M)
-        if unknown := [name for name in names if name not in os.environ]:
-            raise WrongUsage(
-                f".env sets {', '.join(unknown)}, which only `s` would read: run `set -a; . ./.env; set +a` here, "
-                "so that every tool has the same values"
-            )
-
-
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """What to run, as `run`, and with what. Ends the process on wrong usage, as argparse does."""
     top = argparse.ArgumentParser(
@@ -91,9 +78,12 @@ def chain(error: BaseException | None) -> list[str]:
 
 
 def main(words: Sequence[str]) -> int:
+    if DOTENV.is_file():  # as `s` does: what the shell has counts, and every command looks at the same function
+        from dotenv import load_dotenv
+
+        load_dotenv(DOTENV)
     args = parse(words)
     try:
-        refuse_dotenv()
         return args.run(args) or 0
     except InfraError as error:
         for line in chain(error):

@@ -38,7 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     if not args.project:
         raise WrongUsage("which project? export DEPLOY_LOG_PROJECT")
-    plan, sls = read(), connect(args)
+    plan, sls = read(), Sls(args.region, args.project, args.endpoint)
     index = f"/logstores/{args.logstore}/index"
     there = sls.exists(index)
     sls.call("POST" if there is None else "PUT", index, merged(there or {}, plan["index"]))
@@ -51,10 +51,6 @@ def run(args: argparse.Namespace) -> None:
     print(f"dashboard {DASHBOARD}: {sls.put('/dashboards', DASHBOARD, dashboard)}")
     for alert in made["job"]:
         print(f"alert {alert['name']}: {sls.put('/jobs', alert['name'], alert)}")
-
-
-def connect(args: argparse.Namespace) -> Sls:
-    return Sls(args.region, args.project, args.endpoint)
 
 
 def read(prices: Mapping[str, str] | None = None) -> dict[str, Any]:

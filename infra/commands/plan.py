@@ -126,15 +126,14 @@ class Load:
 def read(args: argparse.Namespace) -> tuple[Load, Times]:
     """The load, scaled, and the times: fitted, assumed, or given."""
     log, zone = office_day(args.rps, args.prompt, args.answer), ZoneInfo(args.time_zone)
-    times, cold = ASSUMED.get(args.assume), math.nan
+    cold = math.nan
     if args.log:
         span = args.since, args.until
         cold = request_log.query(args.log, _STARTS, span)[0]["cold"]
         log = request_log.query(args.log, QUERY, span, fetch=lambda answer: answer.fetchnumpy())
         if not len(log["came_s"]):
             raise WrongUsage(f"{', '.join(args.log)} has no request with an answer in this span: nothing to plan")
-        times = times or fit(log, [cold] if math.isfinite(cold) else [])
-    assert times is not None
+    times = ASSUMED.get(args.assume) or fit(log, cold)
     if args.cold_start is not None:
         times = dataclasses.replace(times, cold_start_s=args.cold_start)
     if not math.isfinite(times.cold_start_s):
@@ -151,7 +150,7 @@ def office_day(rps: float, prompt: int, answer: int) -> Columns:
     chance = np.random.default_rng(1)
     counts = chance.poisson(3600 * rps * np.array(OFFICE_DAY) / max(OFFICE_DAY))
     came = np.sort(np.concatenate([3600 * (hour + chance.random(n)) for hour, n in enumerate(counts)]))
-    monday = datetime(2027, 2, 1, tzinfo=ZoneInfo(scale.TIME_ZONE)).timestamp()
+    monday = fleet.MONDAY.replace(tzinfo=ZoneInfo(scale.TIME_ZONE)).timestamp()
     sizes = [tokens * chance.lognormal(-0.125, 0.5, len(came)) for tokens in (prompt, answer)]
     return {"came_s": monday + came, "prompt": np.ceil(sizes[0]), "answer": np.ceil(sizes[1])}
 

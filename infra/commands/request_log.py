@@ -85,11 +85,10 @@ def query(
     since, until = map(_moment, span)
     fields = json.dumps({name: kind for kind, names in TYPES.items() for name in names if name in sql})
     rows = _LINES.substitute(since=since, until=until, longest=LONGEST, buffer=BUFFER, fields=fields)
-    with tempfile.TemporaryDirectory(prefix="report-") as spill, duckdb.connect() as db:
-        db.execute(f"SET memory_limit = '{MEMORY_MB}MB'")
-        db.execute(f"SET threads = {min(4, os.cpu_count() or 1)}")
+    how: dict[str, Any] = {"memory_limit": f"{MEMORY_MB}MB", "threads": min(4, os.cpu_count() or 1)}
+    how["preserve_insertion_order"] = False
+    with tempfile.TemporaryDirectory(prefix="report-") as spill, duckdb.connect(config=how) as db:
         db.execute(f"SET temp_directory = '{spill}'")
-        db.execute("SET preserve_insertion_order = false")
         try:
             return fetch(db.execute(f"WITH entries AS ({rows}) {sql}", [paths]))
         except duckdb.Error as error:

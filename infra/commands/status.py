@@ -13,7 +13,6 @@ from typing import Any
 
 from rich.console import RenderableType
 from rich.markup import escape
-from rich.panel import Panel
 from rich.table import Table
 
 from infra.commands import options
@@ -70,34 +69,32 @@ def problems(function: Any, qualifiers: list[Qualifier]) -> RenderableType:
             found.append(f"{qualifier.name}: never hibernates, full price day and night; run `scale`")
     if not found:
         return "[green]no errors reported[/]\n"
-    lines = "\n".join(f"- {escape(problem)}" for problem in found)
-    return Panel(lines, title="errors", title_align="left", border_style="red")
+    return table("", "[red]errors[/]", rows=([escape(problem)] for problem in found))
 
 
 def hibernates(config: Any) -> bool:
     return not (config.always_allocate_cpu or config.always_allocate_gpu)
 
 
-def about(function: Any, triggers: list[Any]) -> RenderableType:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
+def about(function: Any, triggers: list[Any]) -> Table:
     good, passing = not look_at_function(function)[0], function.state in ("Active", "Pending")
     colour = "green" if good else "yellow" if passing else "red"
     state = escape(f"{function.state}, last update {function.last_update_status}")
     container, gpu = function.custom_container_config, function.gpu_config
     card = f", {gpu.gpu_type} {gpu.gpu_memory_size / 1024:.0f} GB" if gpu else ""
-    grid.add_row("state", f"[{colour}]{state}[/]")
-    grid.add_row("image", escape(container.image if container else "none"))
-    grid.add_row("size", f"{function.cpu:g} vCPU, {function.memory_size / 1024:g} GB{card}")
-    grid.add_row("limits", f"{function.instance_concurrency} requests an instance, {function.timeout} s a request")
-    grid.add_row("changed", escape(function.last_modified_time or "unknown"))
+    rows = [
+        ("state", f"[{colour}]{state}[/]"),
+        ("image", escape(container.image if container else "none")),
+        ("size", f"{function.cpu:g} vCPU, {function.memory_size / 1024:g} GB{card}"),
+        ("limits", f"{function.instance_concurrency} requests an instance, {function.timeout} s a request"),
+        ("changed", escape(function.last_modified_time or "unknown")),
+    ]
     for trigger in triggers:
         if trigger.trigger_type == "http" and trigger.http_trigger:
             auth = json.loads(trigger.trigger_config or "{}").get("authType", "function")
             where = f"{trigger.http_trigger.url_internet}  ({auth}, @{trigger.qualifier or LATEST})"
-            grid.add_row("trigger", escape(where))
-    return Panel(grid, title=f"[bold]{escape(function.function_name)}[/]", title_align="left")
+            rows.append(("trigger", escape(where)))
+    return table("", "function", escape(function.function_name), rows=rows)
 
 
 def min_instances(qualifiers: list[Qualifier]) -> Table:

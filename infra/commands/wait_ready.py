@@ -38,7 +38,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def waiting(parser: argparse.ArgumentParser) -> None:
     """What every command takes that waits."""
     parser.add_argument("--timeout", type=float, default=TIMEOUT_S, metavar="S", help="give up after (%(default).0f s)")
-    parser.add_argument("--poll", type=float, default=POLL_S, metavar="S", help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -52,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
 
 def waiter(fc: FunctionCompute, args: argparse.Namespace, report: Report) -> Callable[[str], str]:
     """`wait_ready` for a qualifier, as the arguments of `waiting` have it."""
-    return functools.partial(wait_ready, fc, args.function, timeout_s=args.timeout, poll_s=args.poll, report=report)
+    return functools.partial(wait_ready, fc, args.function, timeout_s=args.timeout, report=report)
 
 
 def wait_ready(
@@ -61,13 +60,10 @@ def wait_ready(
     qualifier: str = LATEST,
     *,
     timeout_s: float = TIMEOUT_S,
-    poll_s: float = POLL_S,
     report: Report = lambda line: None,
-    sleep: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = time.monotonic,
 ) -> str:
     """What is ready, in words. Raises CheckFailed with FC's own reason, or TimedOut with the last thing seen."""
-    deadline, failures, what = clock() + timeout_s, 0, f"{function}@{qualifier}"
+    deadline, failures, what = time.monotonic() + timeout_s, 0, f"{function}@{qualifier}"
     provision: Any = None
     while True:
         text, failed = look_at_function(fc.get_function(function, qualifier))
@@ -82,9 +78,9 @@ def wait_ready(
         if failures >= PATIENCE:
             raise CheckFailed(f"{what}: {text}")
         report(text)
-        if clock() + poll_s > deadline:
+        if time.monotonic() + POLL_S > deadline:
             raise TimedOut(f"{what} is not ready after {timeout_s:.0f} s: {text}")
-        sleep(poll_s)
+        time.sleep(POLL_S)
 
 
 def look_at_function(found: Any) -> tuple[str, bool]:

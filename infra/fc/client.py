@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
 from functools import partialmethod
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,7 +30,6 @@ CONTROL_READ_TIMEOUT_S = 60  # as the fc3 component's own client (FC_CLIENT_READ
 LATEST = "LATEST"
 LIVE = "live"  # the alias that callers reach; the default of s.yaml as well
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
-Sleep = Callable[[float], None]  # seconds
 
 NO_ANSWER = "NoAnswer"
 NO_CREDENTIALS = "NoCredentials"
@@ -70,9 +68,7 @@ def address(region: str, endpoint: str | None) -> tuple[str, str]:
 class FunctionCompute:
     """One account and region. `credential` is for tests; None means Alibaba's default chain, STS included."""
 
-    def __init__(
-        self, region: str, endpoint: str | None = None, *, credential: Any = None, sleep: Sleep = time.sleep
-    ) -> None:
+    def __init__(self, region: str, endpoint: str | None = None, *, credential: Any = None) -> None:
         from alibabacloud_credentials.client import Client as Credentials  # type: ignore[import-untyped]
         from alibabacloud_fc20230330 import models  # type: ignore[import-untyped]
         from alibabacloud_fc20230330.client import Client  # type: ignore[import-untyped]
@@ -81,7 +77,7 @@ class FunctionCompute:
         # It logs every provider's failure with a traceback; the exception that follows says the same in one sentence.
         logging.getLogger("credentials").setLevel(logging.CRITICAL)
         host, protocol = address(region, endpoint)
-        self.models, self._sleep = models, sleep
+        self.models = models
         where = {"region_id": region, "endpoint": host, "protocol": protocol}
         self._client = Client(Config(credential=credential or Credentials(), user_agent="chatbot-llm-infra", **where))
 
@@ -192,7 +188,7 @@ class FunctionCompute:
                 failed = refused.status >= 500 or refused.code == NO_ANSWER
                 if attempt == ATTEMPTS or not (throttled or (failed and repeatable)):
                     raise refused from error
-                self._sleep(delay(attempt, getattr(error, "retry_after", None)))
+                time.sleep(delay(attempt, getattr(error, "retry_after", None)))
 
     # By the function's name and its own, or by the domain's.
     delete_function = partialmethod(_call, "delete_function")

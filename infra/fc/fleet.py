@@ -12,12 +12,15 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
+from cronsim import CronSim, CronSimError
 
 from infra.errors import WrongUsage
 from infra.fc import quotas
@@ -32,6 +35,9 @@ PROMPT_STEP = 2048
 SHRINK = 0.5
 DAY, WEEK = 1440, 7 * 1440  # minutes
 DAYS = "MON TUE WED THU FRI SAT SUN".split()
+MONDAY, MINUTE = datetime(2027, 2, 1), timedelta(minutes=1)
+#: A time by the day of the week; FC's cron has seconds in front.
+_WEEKLY = re.compile(r"cron\(\S+ (\S+ \S+) [*?] [*?] ([^\sL#]+)\)")
 
 
 def week(default: int, actions: Sequence[Mapping[str, Any]]) -> Any:
@@ -41,27 +47,16 @@ def week(default: int, actions: Sequence[Mapping[str, Any]]) -> Any:
     """
     least, fired = np.full(WEEK, default), list[tuple[int, int]]()
     for action in actions:
-        fields = str(action["scheduleExpression"]).removeprefix("cron(").rstrip(")").split()
-        if len(fields) != 6 or {*fields[3:5]} - {"*", "?"}:
-            raise WrongUsage(f"{action['scheduleExpression']}: only times by the day of the week can be planned with")
-        weekdays = fields[5]
-        for at, name in enumerate(DAYS, 1):
-            weekdays = weekdays.replace(name, str(at))
-        times = itertools.product(_values(weekdays, 1, 7), _values(fields[2], 0, 23), _values(fields[1], 0, 59))
-        fired += [((day - 1) * DAY + hour * 60 + minute, action["target"]) for day, hour, minute in times]
+        when, target = action["scheduleExpression"], action["target"]
+        try:
+            times = CronSim(_WEEKLY.sub(r"\1 * * \2", when).replace("?", "*").replace("SUN", "7"), MONDAY - MINUTE)
+        except CronSimError:
+            raise WrongUsage(f"{when}: only times by the day of the week can be planned with") from None
+        minutes = itertools.takewhile(WEEK.__gt__, ((time - MONDAY) // MINUTE for time in times))
+        fired += [(minute, target) for minute in minutes]
     for minute, target in sorted([(-1, max(fired)[1]), *fired] if fired else []):
         least[max(0, minute) :] = target
     return least
-
-
-def _values(text: str, low: int, high: int) -> list[int]:
-    """What a field of a cron expression stands for."""
-    found: list[int] = []
-    for part in text.split(","):
-        span, _, step = part.partition("/")
-        first, _, last = (f"{low}-{high}" if span in "*?" else span).partition("-")
-        found += range(int(first), int(last or (high if step else first)) + 1, int(step or 1))
-    return found
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,8 @@ def digests(text: str) -> str:
 
 def for_s(env: Mapping[str, str]) -> dict[str, str]:
     """The environment that `s` may see: digests in place of keys. Raises WrongUsage."""
-    seen = {name: value for name, value in env.items() if name not in (KEYS, OWN)}
-    return {**seen, DIGESTS: digests(env[KEYS])} if env.get(KEYS) else seen
+    known = {DIGESTS: digests(env[KEYS])} if env.get(KEYS) else {}
+    return {**env, KEYS: "", OWN: "", **known}  # empty: what is not there, `s` takes from .env
 
 
 def own(env: Mapping[str, str] = os.environ) -> str:

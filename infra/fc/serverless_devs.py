@@ -35,6 +35,7 @@ CREDENTIAL = {
     "AccessKeySecret": "ALIBABA_CLOUD_ACCESS_KEY_SECRET",
     "SecurityToken": "ALIBABA_CLOUD_SECURITY_TOKEN",
 }
+QUIET = {"NODE_ENV": "test"}  # an `s` that neither reports nor updates itself
 REDIRECTING = "FC_CLIENT_CUSTOM_ENDPOINT"
 HOME = "serverless_devs_config_home"  # the folder in which `s` keeps its .s
 DOMAIN = Path("components/devsapp.cn/v3/fc3-domain")  # where `s` looks before its registry
@@ -53,11 +54,6 @@ def find_s() -> str:
     if shutil.which("node") is None:
         raise ToolMissing("`s` needs Node.js 20 or newer, and there is no `node` on PATH: install Node.js")
     return found
-
-
-def quiet(env: Mapping[str, str]) -> dict[str, str]:
-    """`env` for an `s` that neither reports nor updates itself."""
-    return {**env, "NODE_ENV": "test"}
 
 
 def with_credential(env: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
@@ -96,7 +92,7 @@ def run(arguments: Sequence[str], env: Mapping[str, str]) -> int:
     """Run `s` in the project; its exit status. Raises ToolMissing, InfraError, WrongUsage."""
     if REDIRECTING in env:
         raise InfraError(f"{REDIRECTING} is set: every call would go there. Unset it to deploy")
-    ready, access = with_credential(quiet(keys.for_s(env)))
+    ready, access = with_credential(keys.for_s(env) | QUIET)
     # `s` runs the doctor as a hook: with this interpreter, which has what the doctor imports.
     ready.setdefault("PYTHON", sys.executable)
     if HOME not in ready:

@@ -47,8 +47,8 @@ class Times:
 ASSUMED = {"t4": Times(0.0232, 0.00065, 0.00053, 0.185, WAKE_S, 120.0, source="FORECAST for a T4, nothing measured")}
 
 
-def fit(log: Columns, starts_s: Any = ()) -> Times:
-    """Times from requests (`QUERY` of commands/plan.py) and the seconds of starts. Raises InfraError: too few."""
+def fit(log: Columns, cold_start_s: float) -> Times:
+    """Times from requests (`QUERY` of commands/plan.py). Raises InfraError: too few."""
     has = np.flatnonzero((log["answer"] > 0) & np.isfinite(log["first_s"]))
     ended, began = log["ended_s"][has], log["ended_s"][has] - log["decode_s"][has]
     came, answer, prompt, alone = (log[name][has] for name in ("granted_s", "answer", "prompt", "alone"))
@@ -76,9 +76,8 @@ def fit(log: Columns, starts_s: Any = ()) -> Times:
     found = _robust(rows / took[:, None])
     woken = (began - came - alike @ found)[log["ok"][has] & alone & (quiet >= QUIET_S)]
     wake = WAKE_S + (max(0.0, float(np.median(woken))) if len(woken) else 0.0)
-    cold = float(np.median(starts_s)) if len(starts_s) else np.nan
     step, running, token, beside = map(float, found)
-    return Times(step, running, token, beside, wake, cold, float(np.median(np.abs(rows @ found / took - 1))))
+    return Times(step, running, token, beside, wake, cold_start_s, float(np.median(np.abs(rows @ found / took - 1))))
 
 
 def _emitted(began: Any, ended: Any, answer: Any) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 
 from infra import ROOT
 from infra.errors import InfraError
-from infra.fc.serverless_devs import find_s, quiet
+from infra.fc.serverless_devs import QUIET, find_s
 
 S_YAML = ROOT / "s.yaml"
 PREVIEW_LIMIT_S = 60  # one preview takes about a second; a busy machine several
@@ -32,7 +32,7 @@ def render(env: Mapping[str, str] | None = None, template: Path = S_YAML) -> dic
     with tempfile.TemporaryDirectory(prefix="s-preview-") as home:
         finished = subprocess.run(
             [find_s(), "preview", "-t", str(template), "-o", "json", "--silent"],
-            env=quiet({**base, **(os.environ if env is None else env), "serverless_devs_config_home": home}),
+            env={**base, **(os.environ if env is None else env), "serverless_devs_config_home": home} | QUIET,
             cwd=template.parent,
             capture_output=True,
             text=True,

@@ -173,12 +173,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     when = "those with WORD in their name (default: all on a T4, 40 minutes; else none)"
     parser.add_argument("--variants", nargs="?", const="", metavar="WORD", help=f"compare flags afterwards, {when}")
     parser.add_argument("--no-variants", action="store_true", help="not even on a T4")
-    parser.add_argument("--port", type=int, help="on this machine (default: a free one)")
     parser.add_argument("flags", nargs="*", help="vLLM flags after --, as for the image")
 
 
 def run(args: argparse.Namespace) -> None:
-    port = args.port or free_port()
+    port = free_port()
     plan, url = Plan.read(ROOT / "s.yaml"), f"http://127.0.0.1:{port}"
     card = None if args.scripted else gpu()
     on_t4 = bool(card and card.capability == "7.5")

@@ -42,11 +42,11 @@ def run(args: argparse.Namespace) -> None:
     print(check(args.image))
 
 
-def measure(stream: IO[bytes], threads: int | None = None) -> tuple[int, int]:
+def measure(stream: IO[bytes]) -> tuple[int, int]:
     """(uncompressed, compressed) bytes of the layers in what `docker save` writes to `stream`."""
     sizes: dict[str, tuple[int, int]] = {}
     layers: set[str] = set()
-    workers = threads or os.cpu_count() or 1
+    workers = os.cpu_count() or 1
     with tarfile.open(fileobj=stream, mode="r|") as archive, ThreadPoolExecutor(workers) as pool:
         for member in archive:
             if member.name == "manifest.json" and (content := archive.extractfile(member)):

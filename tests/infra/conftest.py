@@ -11,8 +11,8 @@ import pytest
 
 from fake_account import credential, deployed
 from fake_fc import FakeFC
-from infra.commands import options
-from infra.fc import serverless_devs, template
+from infra.commands import options, wait_ready
+from infra.fc import client, serverless_devs, template
 from infra.fc.client import FunctionCompute
 
 Render = Callable[..., dict[str, Any]]
@@ -100,7 +100,9 @@ def connected(fake: FakeFC, monkeypatch: pytest.MonkeyPatch) -> FakeFC:
     monkeypatch.setenv("COLUMNS", "120")
 
     def connect(args: Any) -> FunctionCompute:
-        return FunctionCompute(args.region, fake.url, credential=credential(fake.state), sleep=lambda s: None)
+        return FunctionCompute(args.region, fake.url, credential=credential(fake.state))
 
     monkeypatch.setattr(options, "connect", connect)
+    monkeypatch.setattr(client, "LONGEST_DELAY_S", 0.0)
+    monkeypatch.setattr(wait_ready, "POLL_S", 0.01)
     return fake

@@ -73,7 +73,7 @@ def _deployed(service: str, connected: FakeFC, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_service_is_released_and_smoked_on_both_ways(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["release", "--poll", "0.01"]) == 0
+    assert main(["release"]) == 0
     assert main(["smoke", NAME, "--qualifier", "live"]) == 0
     out = capsys.readouterr().out
     for name in ("invoke chat @live", "invoke generate", "health", "stream", "generate", "no key"):
@@ -84,7 +84,7 @@ def test_the_service_is_released_and_smoked_on_both_ways(capsys: pytest.CaptureF
 def test_a_wrong_key_fails_the_trigger_but_not_the_sdk(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert main(["release", "--poll", "0.01"]) == 0
+    assert main(["release"]) == 0
     monkeypatch.setenv("CHATBOT_API_KEY", "a-key-that-is-not-known")
     assert main(["smoke", NAME, "--qualifier", "live"]) == 1
     assert "failed: chat, stream, generate: " in capsys.readouterr().err

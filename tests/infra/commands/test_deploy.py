@@ -18,7 +18,7 @@ from service_double import ServiceDouble
 
 NAME = "chatbot-llm"
 ONE = {"defaultTarget": 1, "alwaysAllocateCPU": False, "alwaysAllocateGPU": False}
-FAST = ("--poll", "0.01", "--timeout", "5")
+FAST = ("--timeout", "5")
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_a_function_that_served_from_latest_is_taken_over(
 def test_a_deployment_is_not_over_before_latest_and_alias_stand(connected: FakeFC, s: dict[str, Any]) -> None:
     assert main(["deploy", *FAST]) == 0
     connected.state.ready_after = 1_000_000
-    assert main(["deploy", "--poll", "0.01", "--timeout", "0.05"]) == 4
+    assert main(["deploy", "--timeout", "0.05"]) == 4
 
 
 def test_an_update_that_function_compute_cannot_finish_fails_the_deployment_though_the_alias_stands(

@@ -45,13 +45,15 @@ def _answers(fake: FakeFC, good: ServiceDouble) -> None:
 
 
 @pytest.fixture
-def release(fc: FunctionCompute) -> Release:
+def release(fc: FunctionCompute, monkeypatch: pytest.MonkeyPatch) -> Release:
+    monkeypatch.setattr("infra.commands.wait_ready.POLL_S", 0.0)
+
     def smoke(qualifier: str) -> None:
         wrong = [result.fault for result in over_invoke(fc, NAME, qualifier) if result.fault]
         if wrong:
             raise CheckFailed(wrong[0])
 
-    return Release(fc, NAME, "live", smoke, partial(wait_ready, fc, NAME, sleep=lambda seconds: None))
+    return Release(fc, NAME, "live", smoke, partial(wait_ready, fc, NAME))
 
 
 @pytest.fixture
@@ -215,7 +217,7 @@ def test_a_release_that_no_caller_would_reach_is_refused_before_it_costs(
     connected: FakeFC, capsys: pytest.CaptureFixture[str], qualifier: str | None
 ) -> None:
     connected.state.triggers[NAME] = [models.Trigger(trigger_type="http", qualifier=qualifier)] if qualifier else []
-    assert main(["release", "--poll", "0.01"]) == 1
+    assert main(["release"]) == 1
     assert f"they point to {qualifier or 'nothing'}" in capsys.readouterr().err
     assert connected.state.writes() == []
 
@@ -223,7 +225,7 @@ def test_a_release_that_no_caller_would_reach_is_refused_before_it_costs(
 def test_release_reports_the_version(connected: FakeFC, capsys: pytest.CaptureFixture[str]) -> None:
     with ServiceDouble() as double:
         connected.state.service = double.url
-        assert main(["release", "--poll", "0.01", "--description", "v1"]) == 0
+        assert main(["release", "--description", "v1"]) == 0
     out = capsys.readouterr().out
     assert f"{NAME}@live is version 1" in out
 
@@ -234,7 +236,7 @@ def test_a_failed_clean_up_does_not_hide_why_there_was_one(
     connected.state.faults["DeleteProvisionConfig"] = [(403, "AccessDenied")]
     with ServiceDouble("degenerate") as double:
         connected.state.service = double.url
-        assert main(["release", "--poll", "0.01"]) == 1
+        assert main(["release"]) == 1
     err = capsys.readouterr().err
     assert "degenerate answer" in err and "goes on costing" in err
 
@@ -242,7 +244,7 @@ def test_a_failed_clean_up_does_not_hide_why_there_was_one(
 def test_a_cancelled_release_removes_its_candidate(fake: FakeFC) -> None:
     fake.state.ready_after = 1_000_000
     process = subprocess.Popen(
-        [sys.executable, "-m", "infra", "release", "--poll", "0.05", "--endpoint", fake.url],
+        [sys.executable, "-m", "infra", "release", "--endpoint", fake.url],
         env={
             **os.environ,
             "ALIBABA_CLOUD_ACCESS_KEY_ID": fake.state.access_key_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from alibabacloud_fc20230330 import models  # type: ignore[import-untyped]
 
 from fake_fc import FakeFC
 from infra.__main__ import main
-from infra.commands.wait_ready import PATIENCE, look_at_instances, wait_ready
+from infra.commands import wait_ready
 from infra.errors import CheckFailed, TimedOut
 from infra.fc.client import FunctionCompute
 
@@ -18,22 +19,30 @@ ONE = models.PutProvisionConfigInput(default_target=1, always_allocate_cpu=False
 
 
 class Clock:
-    """Time that passes only while somebody sleeps."""
+    """Time that passes only while somebody sleeps, and what then happens."""
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.then: Callable[[], None] = lambda: None
 
-    def __call__(self) -> float:
+    def monotonic(self) -> float:
         return self.now
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
+        self.then()
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(wait_ready, "time", found)
+    return found
 
 
 def wait(fc: FunctionCompute, qualifier: str = "LATEST", **options: Any) -> tuple[str, list[str]]:
-    clock, lines = Clock(), list[str]()
-    done = wait_ready(fc, NAME, qualifier, report=lines.append, sleep=clock.sleep, clock=clock, **options)
-    return done, lines
+    lines = list[str]()
+    return wait_ready.wait_ready(fc, NAME, qualifier, report=lines.append, **options), lines
 
 
 class TestWaiting:
@@ -62,38 +71,26 @@ class TestWaiting:
         fake.state.provision_error = "ResourceExhausted: no GPU left"
         with pytest.raises(CheckFailed, match="0 of 1: ResourceExhausted: no GPU left"):
             wait(fc)
-        assert fake.state.actions().count("GetProvisionConfig") == PATIENCE
+        assert fake.state.actions().count("GetProvisionConfig") == wait_ready.PATIENCE
 
-    def test_a_passing_provision_error_is_waited_out(self, fake: FakeFC, fc: FunctionCompute) -> None:
+    def test_a_passing_provision_error_is_waited_out(self, fake: FakeFC, fc: FunctionCompute, clock: Clock) -> None:
         fc.put_provision(NAME, "LATEST", ONE)
         fake.state.provision_error = "FunctionNotStarted"
-        clock = Clock()
-
-        def heal(seconds: float) -> None:
-            clock.sleep(seconds)
-            fake.state.provision_error = ""
-
-        assert "1 of 1" in wait_ready(fc, NAME, sleep=heal, clock=clock)
+        clock.then = lambda: setattr(fake.state, "provision_error", "")
+        assert "1 of 1" in wait(fc)[0]
 
     @pytest.mark.parametrize(
         "words", ["Resources are being replenished, please wait", "InternalServerError: an internal error has occurred"]
     )
     def test_an_error_that_fc3_waits_out_is_waited_out_however_often(
-        self, fake: FakeFC, fc: FunctionCompute, words: str
+        self, fake: FakeFC, fc: FunctionCompute, clock: Clock, words: str
     ) -> None:
         fc.put_provision(NAME, "LATEST", ONE)
         fake.state.provision_error = words
-        clock = Clock()
-
-        def heal(seconds: float) -> None:
-            clock.sleep(seconds)
-            if clock.now > 600:
-                fake.state.provision_error = ""
-
-        lines: list[str] = []
-        assert "1 of 1" in wait_ready(fc, NAME, sleep=heal, clock=clock, report=lines.append)
-        assert words in lines[0]
-        fake.state.provision_error = words
+        clock.then = lambda: setattr(fake.state, "provision_error", "" if clock.now > 600 else words)
+        done, lines = wait(fc)
+        assert "1 of 1" in done and words in lines[0]
+        fake.state.provision_error, clock.now = words, 0
         with pytest.raises(TimedOut, match=words):
             wait(fc, timeout_s=60)
 
@@ -115,7 +112,7 @@ class TestWaiting:
     def test_an_absent_current_is_not_ready(self) -> None:
         # fc3 takes it for ready.
         provision = models.ProvisionConfig(default_target=1, target=1)
-        assert look_at_instances(provision) == ("min instances 0 of 1", False)
+        assert wait_ready.look_at_instances(provision) == ("min instances 0 of 1", False)
 
     def test_a_version_has_no_min_instances_to_look_up(self, fake: FakeFC, fc: FunctionCompute) -> None:
         version = fc.publish(NAME, "")
@@ -128,7 +125,7 @@ def test_wait_ready_prints_progress_line_by_line_into_a_log(
 ) -> None:
     connected.state.aliases[NAME, "live"] = models.Alias(alias_name="live", version_id="1")
     connected.state.states_ahead = [("Pending", "InProgress", "")] * 3
-    assert main(["wait-ready", "--poll", "0.01"]) == 0
+    assert main(["wait-ready"]) == 0
     out = capsys.readouterr().out
     assert out.count("state Pending") == 1, "the same state is printed once"
     assert f"{NAME}@LATEST is ready" in out and f"{NAME}@live is ready" in out
@@ -139,5 +136,5 @@ def test_wait_ready_on_an_alias_also_waits_for_what_was_deployed(
 ) -> None:
     connected.state.aliases[NAME, "live"] = models.Alias(alias_name="live", version_id="1")
     connected.state.functions[NAME].last_update_status = "Failed"
-    assert main(["wait-ready", "--qualifier", "live", "--poll", "0.01"]) == 1
+    assert main(["wait-ready", "--qualifier", "live"]) == 1
     assert f"{NAME}@LATEST: last update Failed" in capsys.readouterr().err

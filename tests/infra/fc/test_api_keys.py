@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from chatbot_llm import settings
 from infra.errors import WrongUsage
-from infra.fc import keys
+from infra.fc import keys, template
 
 ONE, TWO = "first-key-of-this-test", "second-key-of-this-test"
 
@@ -39,8 +41,22 @@ def test_what_the_service_would_refuse_is_refused_and_not_repeated(bad: str) -> 
 
 def test_s_sees_digests_in_place_of_keys_and_the_rest_as_it_is() -> None:
     seen = keys.for_s({keys.KEYS: f"{ONE},{TWO}", keys.OWN: ONE, keys.DIGESTS: "left over", "PATH": "/bin"})
-    assert seen == {keys.DIGESTS: keys.digests(f"{ONE},{TWO}"), "PATH": "/bin"}
-    assert keys.for_s({keys.DIGESTS: keys.digest(ONE)}) == {keys.DIGESTS: keys.digest(ONE)}
+    none = {keys.KEYS: "", keys.OWN: ""}
+    assert seen == {**none, keys.DIGESTS: keys.digests(f"{ONE},{TWO}"), "PATH": "/bin"}
+    assert keys.for_s({keys.DIGESTS: keys.digest(ONE)}) == {**none, keys.DIGESTS: keys.digest(ONE)}
+
+
+def test_s_does_not_take_a_key_from_the_dotenv_that_it_reads_by_itself(
+    deployment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text(f"{keys.KEYS}={ONE}\n{keys.OWN}={ONE}\nDEPLOY_LOG_STORE=from-the-file\n")
+    text = template.S_YAML.read_text(encoding="utf-8").replace(
+        "env('DEPLOY_ROLE', '')", f"env('{keys.KEYS}', env('{keys.OWN}', env('DEPLOY_LOG_STORE')))"
+    )
+    (tmp_path / "s.yaml").write_text(text, encoding="utf-8")
+    unset = {name: value for name, value in deployment.items() if name != "DEPLOY_LOG_STORE"}
+    assert template.render(unset, tmp_path / "s.yaml")["role"] == ONE, "so it reads the file"
+    assert template.render(keys.for_s(unset), tmp_path / "s.yaml")["role"] == "from-the-file"
 
 
 def test_the_key_to_call_with_is_the_named_one_or_the_first_plain_one() -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +15,7 @@ from fake_acs3 import signature
 from fake_fc import FakeFC
 from infra import ROOT
 from infra.errors import InfraError, Refused
+from infra.fc import client
 from infra.fc.client import ATTEMPTS, LONGEST_DELAY_S, FunctionCompute, address, delay
 from service_double import ServiceDouble
 
@@ -21,13 +23,16 @@ NAME = "chatbot-llm"
 
 
 @pytest.fixture
-def slept() -> list[float]:
-    return []
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the client has waited, in place of waiting."""
+    found: list[float] = []
+    monkeypatch.setattr(client, "time", SimpleNamespace(sleep=found.append))
+    return found
 
 
 @pytest.fixture
 def fc(fake: FakeFC, slept: list[float]) -> FunctionCompute:
-    return FunctionCompute("cn-hangzhou", fake.url, credential=credential(fake.state), sleep=slept.append)
+    return FunctionCompute("cn-hangzhou", fake.url, credential=credential(fake.state))
 
 
 def test_the_fakes_signature_is_the_published_algorithm() -> None:
@@ -58,7 +63,7 @@ def test_a_signed_call_is_accepted_and_answered_with_the_sdks_model(fc: Function
 
 def test_a_wrong_secret_is_refused_at_once_and_named(fake: FakeFC, slept: list[float]) -> None:
     wrong = credential(fake.state, secret="another-secret")
-    fc = FunctionCompute("cn-hangzhou", fake.url, credential=wrong, sleep=slept.append)
+    fc = FunctionCompute("cn-hangzhou", fake.url, credential=wrong)
     with pytest.raises(Refused, match="SignatureDoesNotMatch.*secret does not fit") as caught:
         fc.get_function(NAME)
     assert caught.value.exit_code == 3
@@ -129,7 +134,7 @@ def test_a_missing_function_is_an_error_and_a_missing_alias_an_answer(fc: Functi
 
 
 def test_a_dead_endpoint_is_named_without_the_request(slept: list[float], fake: FakeFC) -> None:
-    dead = FunctionCompute("cn-hangzhou", "http://127.0.0.1:9", credential=credential(fake.state), sleep=slept.append)
+    dead = FunctionCompute("cn-hangzhou", "http://127.0.0.1:9", credential=credential(fake.state))
     with pytest.raises(Refused, match="check the network") as caught:
         dead.get_function(NAME)
     assert "test-secret" not in str(caught.value) and "Signature=" not in str(caught.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from typing import Any
 
 import numpy as np
@@ -107,8 +108,17 @@ def test_a_schedule_holds_from_its_minute_on_until_the_next_one() -> None:
     assert week[4, 1139] == 2 and set(week[5:].flatten().tolist()) == {1}
     assert fleet.week(5, [rule("0 0/30 6-8 * * *", 3)]).tolist() == [3] * 7 * 1440
     assert set(fleet.week(0, [rule("0 0 0 * * SUN", 1), rule("0 0 0 * * MON", 2)])[: 6 * 1440].tolist()) == {2}
-    with pytest.raises(WrongUsage, match="only times by the day of the week"):
-        fleet.week(1, [rule("0 0 8 1 * *", 2)])
+    assert fleet.week(0, [rule("0 0 0 ? * SAT-SUN", 1), rule("0 0 0 * * MON", 2)])[::1440].tolist() == [2] * 5 + [1] * 2
+
+
+@pytest.mark.parametrize(
+    "when",
+    ["cron(0 0 8 1 * *)", "cron(0 0 8 * * 5L)", "cron(0 0 8 * * MON#1)", "cron(0 0 25 * * *)", "cron(0 x 8 * * *)"]
+    + ["cron(0 0/0 8 * * *)", "cron(0 0 8 * * FRI-MON)", "cron(0 8 * * *)", "at(2027-01-31T08:30:00)", ""],
+)
+def test_a_time_that_is_none_of_a_week_is_named(when: str) -> None:
+    with pytest.raises(WrongUsage, match=re.escape(when) + ".*only times by the day of the week"):
+        fleet.week(1, [{"scheduleExpression": when, "target": 2}])
 
 
 def test_the_clock_adds_instances_that_start_and_takes_them_away() -> None:

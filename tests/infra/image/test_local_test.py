@@ -12,6 +12,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -53,22 +54,26 @@ def steps(out: str) -> list[str]:
     return re.findall(r"^([\w-]+) +\d+\.\d s  ", out, flags=re.M)
 
 
-def left_behind(port_or_folder: str) -> list[str]:
-    found = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in found.splitlines() if port_or_folder in line and "chatbot_llm" in line]
+def left_behind(folder: Path) -> list[Path]:
+    """Processes that were given this folder for temporary files."""
+    wanted, found = f"TMPDIR={folder}\0".encode(), list[Path]()
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            found += [environment] if wanted in environment.read_bytes() else []
+    return found
 
 
 def test_without_a_gpu_the_cpu_build_goes_through_every_step(run: Run, tmp_path: Path) -> None:
-    finished = run("--port", "18731")
+    finished = run()
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "this says nothing about the GPU image" in finished.stdout
     assert steps(finished.stdout) == STEPS
     assert "local-test passed" in finished.stdout
-    assert left_behind("18731") == []
+    assert left_behind(tmp_path) == []
 
 
-def test_flags_are_compared_when_asked_to_and_a_file_is_left(run: Run) -> None:
-    finished = run("--port", "18732", "--variants", "k = 2")
+def test_flags_are_compared_when_asked_to_and_a_file_is_left(run: Run, tmp_path: Path) -> None:
+    finished = run("--variants", "k = 2")
     assert finished.returncode == 0, finished.stdout + finished.stderr
     file = ROOT / "build" / "variants-cpu.json"
     found = json.loads(file.read_text())
@@ -78,7 +83,7 @@ def test_flags_are_compared_when_asked_to_and_a_file_is_left(run: Run) -> None:
     for each in found["variants"]:
         assert each["fault"] == "" and all(each["ttft_ms"].values()) and all(each["tokens_per_s"].values())
         assert f"| {each['name']} | " in finished.stdout
-    assert left_behind("18732") == []
+    assert left_behind(tmp_path) == []
 
 
 def test_an_engine_that_cannot_load_fails_with_its_log(run: Run) -> None:

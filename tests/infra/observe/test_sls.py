@@ -197,7 +197,7 @@ def sls(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSls]:
     monkeypatch.setattr(observe, "an_hour", lambda: {"active": "16", "idle": "4"})
     with FakeSls() as fake:
         made = Sls("cn-hangzhou", "my-logs", fake.url, credential=Client(config))
-        monkeypatch.setattr(observe, "connect", lambda args: made)
+        monkeypatch.setattr(observe, "Sls", lambda *where: made)
         yield fake
 
 
