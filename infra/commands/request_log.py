@@ -43,7 +43,7 @@ _LINES = Template("""
                     ELSE line END AS line
         FROM read_csv(?, columns = {'line': 'VARCHAR'}, delim = '\\x01', quote = '', escape = '', header = false,
                       auto_detect = false, null_padding = true, max_line_size = $longest, buffer_size = $buffer,
-                      ignore_errors = true)
+                      ignore_errors = true, strict_mode = false)  -- a lone CR (progress bars) ends a line, too
     ), ours AS (
         SELECT split(line, '{"level"') AS parts FROM lines
         WHERE contains(line, '"msg": "re')  -- "request", "ready"

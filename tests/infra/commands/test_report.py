@@ -125,6 +125,42 @@ def test_a_log_is_read_in_the_forms_it_comes_in(tmp_path: Path, form: str) -> No
     assert request_log.query([str(path)], "SELECT count(msg) AS n FROM entries") == [{"n": 3}]
 
 
+@pytest.mark.parametrize(
+    "junk",
+    [
+        *(
+            b"a\rb",
+            b"\r",
+            b" 50% |##  |\r100% |####|\r",
+            b"\0",
+            b"\x01\x01",
+            b"\xff\xfe",
+            b'"',
+            b"'",
+            b"\\",
+            b"\x0b\x0c",
+        ),
+        *(
+            "\u2028".encode(),
+            b"\xef\xbb\xbf",
+            b"\x1b[31m",
+            b"{",
+            b"x" * (1 << 19),
+            b'{"message": null}',
+            bytes(range(256)),
+        ),
+        random.Random(1).randbytes(20_000),
+    ],
+    ids=lambda junk: repr(junk[:12]),
+)
+def test_no_line_of_others_costs_one_of_ours(tmp_path: Path, junk: bytes) -> None:
+    ours = [line(at).encode() for at in range(6)]
+    log = tmp_path / "log"
+    for end in (b"\n", b"\r\n"):
+        log.write_bytes(end.join([junk, *ours[:3], junk, junk, *ours[3:], junk]))
+        assert request_log.query([str(log)], "SELECT count(msg) AS n FROM entries") == [{"n": 6}]
+
+
 def test_a_span_can_be_chosen(tmp_path: Path) -> None:
     lines = [line(3600 * at) for at in range(5)]
     assert made(tmp_path, *lines, span=("2027-02-01", "2027-02-01T02:00Z")).everything["requests"] == 2
