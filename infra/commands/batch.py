@@ -93,7 +93,7 @@ def read(path: Path) -> set[str]:
             for number, raw in enumerate(source, 1):
                 try:
                     found |= {_checked(raw, found)} if raw.strip() else set()
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise WrongUsage(f"{path}, line {number}: {error}") from None
     except OSError as error:
         raise WrongUsage(f"cannot read {path}: {error.strerror}") from None
@@ -182,7 +182,7 @@ class Answers:
         }
         if not reply.status:
             answer |= {"response": None, "error": {"code": "no_answer", "message": reply.problem}}
-        rest = memoryview(json.dumps(answer, ensure_ascii=False).encode() + b"\n")
+        rest = memoryview(json.dumps(answer, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]

@@ -178,6 +178,18 @@ def test_what_is_refused_for_good_stands_there_with_its_status(
     assert "2 of 4 were refused" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "custom_id",
+    ["\ud800", "a\nb", "\0", "\u2028", "\U0001f600", 'quote " and \\', "x" * 100_000],
+    ids=lambda one: ascii(one[:20]),
+)
+def test_any_text_is_a_custom_id(service: Service, tmp_path: Path, custom_id: str) -> None:
+    source, target = written(tmp_path / "in", [{**request(1), "custom_id": custom_id}]), tmp_path / "out"
+    for _ in range(2):  # the second time it is known
+        assert main(["batch", str(source), str(target), "--url", service.url]) == 0
+        assert list(read(target)) == [custom_id]
+
+
 def start(source: Path, target: Path, url: str) -> subprocess.Popen[bytes]:
     words = ["batch", str(source), str(target), "--url", url, "--at-once", "8"]
     code = "import sys; from infra.commands import batch; from infra.__main__ import main; batch.WAITS_S = (0.05,)\n"
@@ -279,6 +291,8 @@ def test_it_waits_as_long_as_it_is_told_and_gives_up_when_nobody_answers(
         ([{**request(1), "method": "GET"}], 'method must be "POST"'),
         ([{**request(1), "body": {"stream": True}}], "body.stream"),
         ([{**request(1), "body": []}], "not an object with"),
+        (['{"body": ' + "[" * 5000 + "]" * 5000 + "}"], "line 1: maximum recursion depth"),
+        (['{"body": ' + "9" * 5000 + "}"], "line 1: Exceeds the limit"),
     ],
 )
 def test_a_wrong_file_is_told_before_anything_is_sent(
