@@ -55,16 +55,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, metavar="IN.jsonl")
     parser.add_argument("target", type=Path, metavar="OUT.jsonl", help="is gone on with if it exists")
     parser.add_argument("--url", default="http://localhost:8000", help="of the service (%(default)s)")
-    parser.add_argument("--at-once", type=int, default=3, metavar="N", help="requests under way, at most (%(default)s)")
-    parser.add_argument(
-        "--patience", type=float, default=900, metavar="S", help="give up when S s bring no answer (900)"
-    )
+    options.number(parser, "--at-once", 1, 1000, "requests under way, at most (%(default)s)", 3)
+    options.number(parser, "--patience", 0.001, 1e6, "give up when X s bring no answer (%(default)s)", 900)
 
 
 def run(args: argparse.Namespace) -> None:
     """Send what has no answer yet, and print tokens, rate and cost. Raises CheckFailed if answers are refusals."""
-    if args.at_once < 1 or args.patience <= 0:
-        raise WrongUsage("--at-once and --patience must be above 0")
     known, cu_per_s = read(args.source), None
     with contextlib.suppress(InfraError):  # without `s` nobody knows the size of an instance: no price then
         cu_per_s = Size.of(template.render_any()).cu_per_second("active")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import partial
 
 from infra.commands import options, smoke, wait_ready
 from infra.commands.screen import progress
@@ -32,13 +33,11 @@ def run(args: argparse.Namespace) -> None:
     keys.check_own()
     fc, name, alias = options.connect(args), args.function, args.qualifier
     with progress() as shown:
-        wait, version = wait_ready.waiter(fc, args, shown.report), LATEST
+        wait, version = partial(wait_ready.wait_ready, fc, name, timeout_s=args.timeout, report=shown.report), LATEST
         if alias != LATEST:  # on a version of what LATEST is now, so that traffic stays where it is
             if not fc.exists(name):
                 run_s(FUNCTION_ALONE)
-            found = fc.get_alias(name, alias)
-            version = found.version_id if found else ""
-            if not version:
+            if not (version := getattr(fc.get_alias(name, alias), "version_id", "")):
                 wait(LATEST)
                 version = fc.publish(name, "what the alias began with")
                 fc.point_alias(name, alias, version)

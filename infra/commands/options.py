@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import argparse
 import os
+from typing import Any
 
 from infra.fc.client import LIVE, FunctionCompute
 from infra.fc.prices import PRICES
 
 EVER = ("0001-01-01", "9999-12-31")  # what `span` takes in when nothing is said
+
+
+def number(parser: argparse.ArgumentParser, name: str, low: float, high: float, help: str, default: Any = None) -> None:
+    """An option with a number from `low` to `high`, so neither NaN nor infinite, whole where `low` is."""
+
+    def number(text: str) -> Any:
+        if not low <= (value := type(low)(text)) <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not {low:g} to {high:,g}")
+        return value
+
+    parser.add_argument(name, type=number, default=default, metavar="N" if isinstance(low, int) else "X", help=help)
 
 
 def region(parser: argparse.ArgumentParser) -> None:

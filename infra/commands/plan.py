@@ -17,8 +17,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 import numpy as np
 from rich.table import Table
@@ -56,31 +57,37 @@ _STARTS = "SELECT coalesce(median(start_s), 'nan'::DOUBLE) AS cold FROM entries 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.currency(parser)
     options.span(parser)
-    number: dict[str, Any] = {"type": float, "metavar": "X"}
     parser.add_argument("log", nargs="*", metavar="LOG", help="files, .gz too; none: an office's day, see --rps")
     parser.add_argument("--assume", choices=sorted(ASSUMED), help="a forecast in place of the log's service times")
-    parser.add_argument("--times", default=1.0, help="as many requests as in the log (%(default)s)", **number)
-    parser.add_argument("--p95", default=math.inf, help="the cheapest with 95 %% of answers whole in X s", **number)
-    parser.add_argument("--ttft", default=math.inf, help="... and 95 %% begun in X s", **number)
-    parser.add_argument("--refused", type=share, default=1.0, metavar="X%%", help="... and at most so many 429")
-    parser.add_argument("--min", type=int, metavar="N", help="min instances (default: s.yaml, with its schedules)")
-    parser.add_argument("--max", type=int, default=quotas.T4_CARDS_PER_REGION, metavar="N", help="in all (%(default)s)")
-    parser.add_argument("--cold-start", help="s of a start (default: the log's lines `ready`)", **number)
+    number, seconds = partial(options.number, parser), (0.001, 1e6)
+    number("--times", 0.001, 100, "as many requests as in the log (%(default)s)", 1.0)
+    number("--p95", *seconds, "the cheapest with 95 %% of answers whole in X s", math.inf)
+    number("--ttft", *seconds, "... and 95 %% begun in X s", math.inf)
+    parser.add_argument(
+        "--refused", type=share, default=1.0, metavar="X", help="... and at most so many 429: 0.001 or 0.1%%"
+    )
+    number("--min", 0, quotas.MAX_MIN_INSTANCES, "min instances (default: s.yaml, with its schedules)")
+    number("--max", 1, quotas.MAX_MIN_INSTANCES, "in all (%(default)s)", quotas.T4_CARDS_PER_REGION)
+    number("--cold-start", *seconds, "s of a start (default: the log's lines `ready`)")
     parser.add_argument("--time-zone", default=scale.TIME_ZONE, metavar="Z", help="of hours and schedules")
-    parser.add_argument("--rps", default=1.0, help="without LOG: requests/s in the busiest hour (1)", **number)
-    parser.add_argument("--prompt", type=int, default=1500, metavar="N", help="... and prompt tokens (%(default)s)")
-    parser.add_argument("--answer", type=int, default=200, metavar="N", help="... and answer tokens (%(default)s)")
+    number("--rps", 0.001, 100, "without LOG: requests/s in the busiest hour (1)", 1.0)
+    number("--prompt", 1, 1e6, "... and prompt tokens (%(default)s)", 1500)
+    number("--answer", 1, 1e6, "... and answer tokens (%(default)s)", 200)
 
 
 def share(text: str) -> float:
     """0.1% or 0.001. Raises ValueError."""
-    return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    if not 0 <= (value := float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)) <= 1:
+        raise ValueError
+    return value
 
 
 def run(args: argparse.Namespace) -> None:
     """Simulate, print. Raises InfraError for a log that holds too little, CheckFailed if nothing meets the target."""
-    if min(args.times, args.rps, args.prompt, args.answer, args.max) <= 0 or not 0 <= (args.min or 0) <= args.max:
-        raise WrongUsage("give --times, --rps, --prompt, --answer and --max above 0, and --min no larger than --max")
+    if (args.min or 0) > args.max:
+        raise WrongUsage("give --min no larger than --max")
+    if args.time_zone not in available_timezones():
+        raise WrongUsage(f"{args.time_zone!r} is no time zone: write one like {scale.TIME_ZONE}")
     if not args.log and not args.assume:
         raise WrongUsage("give a LOG to learn from, or --assume t4 for a forecast")
     target = Target(args.p95, args.ttft, args.refused)

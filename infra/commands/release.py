@@ -25,7 +25,7 @@ from typing import Any
 from infra.commands import options, smoke
 from infra.commands.scale import hibernating
 from infra.commands.screen import Report, progress
-from infra.commands.wait_ready import waiter, waiting
+from infra.commands.wait_ready import wait_ready, waiting
 from infra.errors import CheckFailed, InfraError
 from infra.fc.client import LATEST, LIVE, FunctionCompute
 
@@ -42,8 +42,8 @@ def run(args: argparse.Namespace) -> None:
     try_out = partial(smoke.try_out, fc, function)
     require_trigger(fc, function, args.qualifier)
     with progress() as shown:
-        step = Release(fc, function, args.qualifier, try_out, waiter(fc, args, shown.report), shown.report)
-        version = step.run(args.version, args.description)
+        wait = partial(wait_ready, fc, function, timeout_s=args.timeout, report=shown.report)
+        version = Release(fc, function, args.qualifier, try_out, wait, shown.report).run(args.version, args.description)
         shown.done(f"{function}@{args.qualifier} is version {version}")
 
 

@@ -47,13 +47,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.span(parser)
     parser.add_argument("log", metavar="LOG", help="a file, .gz too")
     parser.add_argument("url", metavar="URL", help="of the service that shall answer")
-    parser.add_argument("--speed", type=float, default=1.0, metavar="X", help="2: in half the time (%(default)s)")
+    options.number(parser, "--speed", 0.001, 1e6, "2: in half the time (%(default)s)", 1.0)
 
 
 def run(args: argparse.Namespace) -> None:
     """Send, wait, print. Raises WrongUsage if the log has nothing to send, CheckFailed if the service cannot answer."""
-    if args.speed <= 0:
-        raise WrongUsage("--speed must be above 0")
     span = args.since, args.until
     rows = request_log.query([args.log], _QUERY, span)
     kept = [row for row in rows if row["prompt"] and row["completion"]]

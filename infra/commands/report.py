@@ -26,9 +26,10 @@ from rich.table import Table
 
 from infra.commands import options, request_log
 from infra.commands.screen import console, table
-from infra.errors import InfraError, WrongUsage
+from infra.errors import InfraError
 from infra.fc import template
 from infra.fc.prices import CU_PER_REQUEST, ROUNDED_S, Size, price
+from infra.fc.quotas import MAX_MIN_INSTANCES
 
 #: Columns of `_QUERY` -> what the page calls them.
 NAMES = {
@@ -73,14 +74,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.span(parser)
     parser.add_argument("log", nargs="*", default=["-"], metavar="LOG", help="files, .gz too (standard input)")
     parser.add_argument("--html", type=Path, metavar="FILE", help="the same as a page with plots")
-    parser.add_argument("--step", type=int, default=60, metavar="MIN", help="minutes of a point in the plots (60)")
-    parser.add_argument("--min", type=int, metavar="N", help="min instances (default: s.yaml)")
+    options.number(parser, "--step", 1, 1e6, "minutes of a point in the plots (%(default)s)", 60)
+    options.number(parser, "--min", 0, MAX_MIN_INSTANCES, "min instances (default: s.yaml)")
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the page. Raises InfraError where the log holds no request of the span."""
-    if args.step < 1 or (args.min or 0) < 0:
-        raise WrongUsage("--step must be at least 1 minute and --min no less than 0")
     props = template.render_any()
     least = props["provisionConfig"]["defaultTarget"] if args.min is None else args.min
     report = make(args.log, Size.of(props), least, args.currency, (args.since, args.until), args.step)

@@ -44,7 +44,7 @@ Call = Callable[[str, dict[str, Any]], tuple[dict[str, Any], float]]
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.account(parser, qualifier=True)
     parser.add_argument("target", metavar="URL|FUNCTION", help="https://... or the name of a function")
-    parser.add_argument("--wait", type=float, default=0, metavar="S", help="how long /health may take to say 200 (0 s)")
+    options.number(parser, "--wait", 0.0, 1e6, "seconds that /health may take to say 200 (%(default)s)", 0)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -11,9 +11,7 @@ and takes an absent `current` for "ready". Here each of these must hold, or the 
 from __future__ import annotations
 
 import argparse
-import functools
 import time
-from collections.abc import Callable
 from typing import Any
 
 from infra.commands import options
@@ -37,21 +35,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def waiting(parser: argparse.ArgumentParser) -> None:
     """What every command takes that waits."""
-    parser.add_argument("--timeout", type=float, default=TIMEOUT_S, metavar="S", help="give up after (%(default).0f s)")
+    options.number(parser, "--timeout", 0.0, 1e6, "give up after X s (%(default).0f)", TIMEOUT_S)
 
 
 def run(args: argparse.Namespace) -> None:
     fc = options.connect(args)
     with progress() as shown:
-        wait = waiter(fc, args, shown.report)
         # A deployment changes LATEST, also where the traffic and the min instances are on an alias.
         for qualifier in dict.fromkeys([LATEST, args.qualifier]):
-            shown.done(wait(qualifier))
-
-
-def waiter(fc: FunctionCompute, args: argparse.Namespace, report: Report) -> Callable[[str], str]:
-    """`wait_ready` for a qualifier, as the arguments of `waiting` have it."""
-    return functools.partial(wait_ready, fc, args.function, timeout_s=args.timeout, report=report)
+            shown.done(wait_ready(fc, args.function, qualifier, timeout_s=args.timeout, report=shown.report))
 
 
 def wait_ready(

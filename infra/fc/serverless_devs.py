@@ -41,18 +41,14 @@ HOME = "serverless_devs_config_home"  # the folder in which `s` keeps its .s
 DOMAIN = Path("components/devsapp.cn/v3/fc3-domain")  # where `s` looks before its registry
 
 
-class ToolMissing(InfraError):
-    """`s` is not installed; the message says how to get it."""
-
-
 def find_s() -> str:
-    """Path of `s`: the pinned one of infra/node_modules, else the first on PATH. Raises ToolMissing."""
+    """Path of `s`: the pinned one of infra/node_modules, else the first on PATH. Raises InfraError: how to get it."""
     found = str(PINNED) if PINNED.exists() else shutil.which("s")
     if found is None:
         get = "is not installed: install Node.js 20+, then run `npm ci --prefix infra`"
-        raise ToolMissing(f"Serverless Devs (`s`) {get}")
+        raise InfraError(f"Serverless Devs (`s`) {get}")
     if shutil.which("node") is None:
-        raise ToolMissing("`s` needs Node.js 20 or newer, and there is no `node` on PATH: install Node.js")
+        raise InfraError("`s` needs Node.js 20 or newer, and there is no `node` on PATH: install Node.js")
     return found
 
 
@@ -89,7 +85,7 @@ def own_home(env: Mapping[str, str]) -> str:
 
 
 def run(arguments: Sequence[str], env: Mapping[str, str]) -> int:
-    """Run `s` in the project; its exit status. Raises ToolMissing, InfraError, WrongUsage."""
+    """Run `s` in the project; its exit status. Raises InfraError, WrongUsage."""
     if REDIRECTING in env:
         raise InfraError(f"{REDIRECTING} is set: every call would go there. Unset it to deploy")
     ready, access = with_credential(keys.for_s(env) | QUIET)

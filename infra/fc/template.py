@@ -26,7 +26,7 @@ PREVIEW_LIMIT_S = 60  # one preview takes about a second; a busy machine several
 def render(env: Mapping[str, str] | None = None, template: Path = S_YAML) -> dict[str, Any]:
     """The rendered props of the one function in the template. `env` replaces the environment (PATH and HOME stay).
 
-    Raises InfraError with the words of `s`, and what to set; ToolMissing when `s` is not installed.
+    Raises InfraError with the words of `s`, and what to set, or how to install it.
     """
     base = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     with tempfile.TemporaryDirectory(prefix="s-preview-") as home:

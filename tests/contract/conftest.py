@@ -10,6 +10,7 @@ from typing import Any
 import fc
 import pytest
 
+from infra.errors import InfraError
 from infra.fc import serverless_devs, template
 from launcher import Service
 
@@ -60,7 +61,7 @@ def start_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
 def _rendered() -> dict[str, Any]:
     try:
         serverless_devs.find_s()
-    except serverless_devs.ToolMissing as missing:
+    except InfraError as missing:
         pytest.skip(str(missing))
     return template.render(DEPLOYMENT)
 

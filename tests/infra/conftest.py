@@ -12,6 +12,7 @@ import pytest
 from fake_account import credential, deployed
 from fake_fc import FakeFC
 from infra.commands import options, wait_ready
+from infra.errors import InfraError
 from infra.fc import client, serverless_devs, template
 from infra.fc.client import FunctionCompute
 
@@ -39,7 +40,7 @@ DEPLOYMENT: Mapping[str, str] = {
 def s_command() -> str:
     try:
         return serverless_devs.find_s()
-    except serverless_devs.ToolMissing as missing:
+    except InfraError as missing:
         pytest.skip(str(missing))
 
 

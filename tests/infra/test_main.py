@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,6 +57,32 @@ def test_a_dotenv_is_read_by_every_command_as_by_s_and_the_shell_counts(
     assert keys.own() == "secret-key-1234567"
     monkeypatch.setenv("DEPLOY_FUNCTION", NAME)
     assert main(["wait-ready", "--qualifier", "LATEST"]) == 0
+
+
+def numbers() -> Iterator[tuple[str, str, str]]:
+    """(command, option, a number that it cannot mean): whatever argparse reads with a `type` that is no path."""
+    for name, (module, _) in COMMANDS.items():
+        command = argparse.ArgumentParser()
+        importlib.import_module(module).arguments(command)
+        for action in command._actions:
+            if action.option_strings and action.type not in (None, Path):
+                for value in ("nan", "inf", "-inf", "1e400", "-1", "1e300", "x", ""):
+                    yield name, action.option_strings[0], value
+
+
+def test_every_option_that_is_a_number_is_held_to_a_range() -> None:
+    found = {option for _, option, _ in numbers()}
+    assert {"--speed", "--times", "--rps", "--p95", "--refused", "--patience", "--at-once", "--step", "--wait"} <= found
+
+
+@pytest.mark.parametrize(("command", "option", "value"), list(numbers()))
+def test_a_number_that_cannot_be_meant_is_wrong_usage(
+    command: str, option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([command, f"{option}={value}"])
+    assert caught.value.code == 2
+    assert f"argument {option}: " in capsys.readouterr().err
 
 
 def test_a_mistyped_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

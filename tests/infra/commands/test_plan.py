@@ -178,7 +178,8 @@ def test_a_forecast_is_marked_wherever_it_prints(office: Path, capsys: pytest.Ca
     ("words", "status", "text"),
     [
         ([], 2, "give a LOG to learn from, or --assume t4"),
-        (["LOG", "--times", "0"], 2, "--times"),
+        (["LOG", "--time-zone", "Asia/Nowhere"], 2, "'Asia/Nowhere' is no time zone"),
+        (["LOG", "--time-zone", "../zone"], 2, "'../zone' is no time zone"),
         (["LOG", "--min", "11"], 2, "--min no larger than --max"),
         (["LOG", "--since", "2030-01-01"], 2, "nothing to plan"),
         (["LOG", "--p95", "0.5"], 1, "p95 0.5 s: not with 10 instances"),

@@ -84,7 +84,6 @@ def test_what_fails_is_told_as_what_it_was(service: Service, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("words", "status", "text"),
     [
-        (["LOG", "http://127.0.0.1:1", "--speed", "0"], 2, "--speed must be above 0"),
         (["LOG", "http://127.0.0.1:1", "--until", "2000-01-01"], 2, "there is nothing to send"),
         (["LOG", "http://127.0.0.1:1"], 1, "no connection"),
     ],

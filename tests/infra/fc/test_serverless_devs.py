@@ -14,7 +14,6 @@ import pytest
 from infra import ROOT
 from infra.errors import InfraError, WrongUsage
 from infra.fc import keys, serverless_devs
-from infra.fc.serverless_devs import ToolMissing
 
 STUB = ROOT / "tests" / "support" / "fc3_double"
 CREDENTIAL = {
@@ -163,7 +162,7 @@ def test_an_endpoint_left_over_from_a_rehearsal_is_refused() -> None:
 def test_a_machine_without_s_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(serverless_devs, "PINNED", tmp_path / "s")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ToolMissing, match="npm ci --prefix infra"):
+    with pytest.raises(InfraError, match="npm ci --prefix infra"):
         serverless_devs.find_s()
 
 
