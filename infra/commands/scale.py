@@ -24,11 +24,10 @@ from typing import Any
 from infra.commands import options
 from infra.errors import InfraError, WrongUsage
 from infra.fc.client import LIVE, FunctionCompute
-from infra.fc.quotas import MAX_MIN_INSTANCES
+from infra.fc.quotas import MAX_MIN_INSTANCES, SCHEDULE
 
 Rule = dict[str, Any]  # a scheduled action or a policy, as FC's API has it
 
-CRON = re.compile(r"cron\(\S+ \S+ \S+ \S+ \S+ \S+\)|at\(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\)")
 #: When a schedule or a policy holds: long enough not to end unnoticed.
 SPAN = {"startTime": "2026-01-01T00:00:00Z", "endTime": "2036-01-01T00:00:00Z"}
 TIME_ZONE = "Asia/Shanghai"
@@ -61,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
 def schedule(name: str, when: str, target: int, time_zone: str) -> Rule:
     """A scheduled action: from `when` on `target` instances. Raises InfraError naming what to write."""
     check_count(target)
-    if not CRON.fullmatch(when):
+    if not re.fullmatch(SCHEDULE, when):
         raise InfraError(
             f"schedule {when!r}: write cron(SECONDS MINUTES HOURS DAY MONTH WEEKDAY), "
             "e.g. 'cron(0 30 8 * * MON-FRI)', or at(2027-01-31T08:30:00)"

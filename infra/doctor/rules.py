@@ -6,6 +6,7 @@ trusts no other rule: a missing key is that rule's own finding or nothing, never
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -39,6 +40,14 @@ TEXTS = {
     "sessionAffinity": ("(NONE)?", "is {}: FC then counts sessions and sends up to "
         f"{quotas.MAX_INSTANCE_CONCURRENCY} requests to one instance; the service keeps no session, take it away"),
 }  # fmt: skip
+
+# What FC does by itself: key -> what its value must be, as JSON. `s deploy` passes on whatever stands there.
+_BOTH = {"name": '".+"', "startTime": r'"\d{4}-.+"', "endTime": r'"\d{4}-.+"', "timeZone": '".*"|null'}
+SCALING = {
+    "scheduledActions": _BOTH | {"target": r"\d+", "scheduleExpression": f'"({quotas.SCHEDULE})"'},
+    "targetTrackingPolicies": _BOTH
+    | {"metricType": r'"\w+"', "metricTarget": r"0\.\d+|1(\.0)?", "minCapacity": r"\d+", "maxCapacity": r"\d+"},
+}
 
 AMOUNTS = ("CHATBOT_DEADLINE_S", "CHATBOT_DRAIN_S", "CHATBOT_MAX_RUNNING", "CHATBOT_MAX_WAITING")
 
@@ -82,9 +91,9 @@ def values(props: Props) -> Iterator[Finding]:
         if not re.fullmatch(pattern, text):
             yield error(path, sentence.format(text))
     for path in NUMBERS:
-        if isinstance(value := get(props, path), str):
+        if isinstance(value := get(props, path), str | bool):
             write = "${env()} gives text, write ${json(env('NAME', '1'))} for a number"
-            yield error(path, f"is the text {value!r}: {write}")
+            yield error(path, f"is {value!r}: {write}")
     for name in AMOUNTS:
         if math.isnan(amount(props, name)):
             yield error(f"environmentVariables.{name}", f"is {setting(props, name)!r}: must be a number, in quotes")
@@ -246,8 +255,16 @@ def instances(props: Props) -> Iterator[Finding]:
             costs = "the instance never hibernates and costs the full price day and night"
             yield warning(f"{path}.{key}", f"is true: {costs}")
     least, most = number(provision, "defaultTarget"), quotas.MAX_MIN_INSTANCES
-    if not 0 <= least <= most:
-        yield error(f"{path}.defaultTarget", f"is {least:g}: must be 0 to {most}; set DEPLOY_MIN_INSTANCES")
+    if least not in range(most + 1):
+        yield error(
+            f"{path}.defaultTarget", f"is {least:g}: must be a whole number, 0 to {most}; set DEPLOY_MIN_INSTANCES"
+        )
+    for kind, needed in SCALING.items():
+        for place, rule in enumerate(get(provision, kind) or []):
+            for key, pattern in needed.items():
+                if not re.fullmatch(pattern, json.dumps(get(rule, key))):
+                    take = "take the whole rule as `scale` and `plan` print it"
+                    yield error(f"{path}.{kind}[{place}].{key}", f"is {get(rule, key)!r}: {take}")
 
 
 def policies(props: Props) -> Iterator[Finding]:

@@ -61,15 +61,14 @@ def week(default: int, actions: Sequence[Mapping[str, Any]]) -> Any:
 
 @dataclass(frozen=True)
 class Fleet:
-    """How FC is configured: `week` is the minimum by the minute, `most` instances in all, `waiting` places inside one
-    for a service without FC in front. A policy adds, up to `top`, where more than `target` of its slots are taken.
+    """How FC is configured: `week` is the minimum by the minute, `most` instances in all. A policy adds, up to `top`,
+    where more than `target` of the slots are taken.
     """
 
     slots: int
     week: Any
     most: int = quotas.T4_CARDS_PER_REGION
     on_request: int = quotas.T4_ON_REQUEST_CARDS
-    waiting: int = 0
     target: float = math.inf
     top: int = 0
 
@@ -99,11 +98,10 @@ class _Instance:
     since: float = math.inf  # it was last billed as active
     prompts: deque[list[int]] = field(default_factory=deque)  # [request, tokens still to read]
     running: list[tuple[int, int]] = field(default_factory=list)  # (step after which it ends, request)
-    queue: deque[int] = field(default_factory=deque)
 
     @property
     def held(self) -> int:
-        return len(self.prompts) + len(self.running) + len(self.queue)
+        return len(self.prompts) + len(self.running)
 
 
 class _World:
@@ -144,9 +142,6 @@ class _World:
             while running and running[0][0] <= one.steps:
                 request = heapq.heappop(running)[1]
                 self.total[request] = one.now - self.came[request] + times.first_s
-                if one.queue:
-                    request = one.queue.popleft()
-                    prompts.append([request, self.prompt[request]])
         if not one.held and one.since < math.inf:
             self.bill(one, one.now, ROUNDED_S)
             one.since = math.inf
@@ -169,17 +164,12 @@ class _World:
             self.started[int(now // 3600)] += 1
             self.active_s[int(now // 3600)] += self.times.cold_start_s  # a start is active (03/01)
         if one is None:
-            one = next((one for one in self.instances if one.held < fleet.slots + fleet.waiting), None)
-        if one is None:
             return
         if not one.held:
             wake = self.times.wake_s if one.kept and one.ready <= now else 0.0
             one.now = max(one.ready, one.now, now + wake)
             one.since = max(one.ready, now)
-        if one.held < fleet.slots:
-            one.prompts.append([request, self.prompt[request]])
-        else:
-            one.queue.append(request)
+        one.prompts.append([request, self.prompt[request]])
         if self.fleet.top:
             self.taken.append(sum(other.held for other in self.instances if other.kept))
 

@@ -22,6 +22,7 @@ T4_REGIONS = frozenset(  # page 01/006; cn-zhangjiakou left out: page 01/003 say
 T4_CARDS_PER_REGION = 10  # page 01/009: quota of an account in one region; raised in the Quota Center
 MAX_MIN_INSTANCES = 10_000  # API: defaultTarget
 T4_ON_REQUEST_CARDS = 3  # page 01/009: of these, instances that requests (not min instances) may start
+SCHEDULE = r"cron\(\S+ \S+ \S+ \S+ \S+ \S+\)|at\(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\)"  # page 04/045: when an action begins
 
 # --- the function ---
 MAX_TIMEOUT_S = 86_400  # pages 01/006 and 01/009

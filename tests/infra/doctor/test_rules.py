@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 
+from infra.commands import plan, scale
 from infra.doctor import service
 from infra.doctor.rules import check, get
 from infra.fc import quotas
@@ -273,7 +275,7 @@ def test_an_instance_that_never_hibernates_is_a_warning(props: Props) -> None:
 
 
 def test_a_policy_above_the_cap_or_without_metrics_is_an_error(props: Props) -> None:
-    policy = {"name": "p", "metricType": "ProvisionedConcurrencyUtilization", "maxCapacity": 3}
+    policy = plan.policy(0.6, 1, 3)
     put(
         put(props, "provisionConfig.targetTrackingPolicies", [policy]),
         "concurrencyConfig.reservedConcurrency",
@@ -339,3 +341,50 @@ def test_an_instance_beside_the_callers_is_an_error_and_latest_under_them_a_warn
     assert found(props) == ["triggers[0].qualifier"]
     props["triggers"][0]["qualifier"] = "LATEST"
     assert found(props) == [] and found(props, "warning") == ["triggers[0].qualifier"]
+
+
+RULES = {
+    "scheduledActions": scale.schedule("busy", "cron(0 30 8 * * MON-FRI)", 2, "Asia/Shanghai"),
+    "targetTrackingPolicies": plan.policy(0.6, 1, 3),
+}
+
+
+@pytest.mark.parametrize("kind", RULES)
+def test_a_rule_of_scaling_as_scale_and_plan_print_it_is_accepted(props: Props, kind: str) -> None:
+    assert found(put(props, f"provisionConfig.{kind}", [RULES[kind]])) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        (kind, key, value)
+        for kind in RULES
+        for key in sorted(RULES[kind].keys() - {"timeZone"})
+        for value in (None, "", True, [])
+    ]
+    + [("scheduledActions", "target", value) for value in ("2", -1, 1.5, "two")]
+    + [("scheduledActions", "scheduleExpression", when) for when in (5, "0 30 8 * * *", "cron(0 30 8)", "at(tomorrow)")]
+    + [("targetTrackingPolicies", "metricTarget", value) for value in (0, 1.5, 60, "0.6", -0.5)]
+    + [("targetTrackingPolicies", key, value) for key in ("minCapacity", "maxCapacity") for value in ("1", -1, 0.5)],
+)
+def test_a_rule_of_scaling_that_the_api_would_refuse_is_an_error(
+    props: Props, kind: str, key: str, value: object
+) -> None:
+    """`s deploy` sends it after it has updated the function, and fails then."""
+    assert f"provisionConfig.{kind}[0].{key}" in found(
+        put(props, f"provisionConfig.{kind}", [{**RULES[kind], key: value}])
+    )
+
+
+@pytest.mark.parametrize("rules", [["x"], [1], [None], [{}], {"a": 1}, "[]"])
+def test_what_is_no_list_of_rules_is_an_error(props: Props, rules: object) -> None:
+    for kind in RULES:
+        assert any(
+            path.startswith("provisionConfig")
+            for path in found(put(copy.deepcopy(props), f"provisionConfig.{kind}", rules))
+        )
+
+
+@pytest.mark.parametrize("least", [1.5, True, "1", -1, None])
+def test_a_minimum_that_is_no_whole_number_is_an_error(props: Props, least: object) -> None:
+    assert "provisionConfig.defaultTarget" in found(put(props, "provisionConfig.defaultTarget", least))

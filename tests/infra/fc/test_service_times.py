@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from record_loads import FILE, SHARES, SLOTS
+from record_loads import FILE, SHARES
 
 from engine_steps import Asked, play
 from infra.commands import plan
@@ -116,7 +116,7 @@ def test_the_first_half_of_a_real_run_predicts_the_p95_of_the_second_at_three_lo
     for share in SHARES:
         lines = part(f"{share:g}", second)
         load, _ = read(written(tmp_path, *lines), "--assume", "t4")
-        config = fleet.Fleet(SLOTS, fleet.week(1, []), most=1, waiting=len(lines))
+        config = fleet.Fleet(len(lines), fleet.week(1, []))
         predicted = fleet.simulate(load.columns, times, config)
         measured = [
             [float(ms) / 1000 for ms in re.findall(rf'"{name}_ms": ([\d.]+)', "\n".join(lines))]
