@@ -89,6 +89,9 @@ def main(words: Sequence[str]) -> int:
         for line in chain(error):
             print(f"error: {line}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # a file that cannot be read or written, a program that is not here
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -15,6 +15,7 @@ from fake_fc import FakeFC
 from infra import ROOT
 from infra.__main__ import COMMANDS, main
 from infra.fc import keys, serverless_devs
+from log_lines import line
 
 NAME = "chatbot-llm"
 
@@ -57,6 +58,25 @@ def test_a_dotenv_is_read_by_every_command_as_by_s_and_the_shell_counts(
     assert keys.own() == "secret-key-1234567"
     monkeypatch.setenv("DEPLOY_FUNCTION", NAME)
     assert main(["wait-ready", "--qualifier", "LATEST"]) == 0
+
+
+@pytest.mark.parametrize("page", ["/nowhere/page.html", "/", "/dev/full"])
+def test_a_file_that_cannot_be_written_is_one_red_line(
+    page: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "log").write_text(line() + "\n")
+    assert main(["report", str(tmp_path / "log"), "--min", "1", "--html", page]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [["size", "an-image"], ["push", "a/b"]])
+def test_a_program_that_is_not_here_is_one_red_line(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(command) == 1
+    assert capsys.readouterr().err.startswith("error: ")
 
 
 def numbers() -> Iterator[tuple[str, str, str]]:
