@@ -78,12 +78,12 @@ def chain(error: BaseException | None) -> list[str]:
 
 
 def main(words: Sequence[str]) -> int:
-    if DOTENV.is_file():  # as `s` does: what the shell has counts, and every command looks at the same function
-        from dotenv import load_dotenv
-
-        load_dotenv(DOTENV)
-    args = parse(words)
     try:
+        if DOTENV.is_file():  # as `s` does: what the shell has counts, and every command looks at the same function
+            from dotenv import load_dotenv
+
+            load_dotenv(DOTENV)
+        args = parse(words)
         return args.run(args) or 0
     except InfraError as error:
         for line in chain(error):

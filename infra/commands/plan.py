@@ -27,6 +27,7 @@ from rich.table import Table
 from infra.commands import options, request_log, scale
 from infra.commands.scale import Rule
 from infra.commands.screen import Progress, console, progress, table
+from infra.doctor import rules as doctor
 from infra.errors import CheckFailed, WrongUsage
 from infra.fc import fleet, quotas, template
 from infra.fc.prices import CU_PER_REQUEST, HOURS_PER_MONTH, Size, price
@@ -92,6 +93,8 @@ def run(args: argparse.Namespace) -> None:
         raise WrongUsage("give a LOG to learn from, or --assume t4 for a forecast")
     target = Target(args.p95, args.ttft, args.refused)
     props = template.render_any()
+    if wrong := [finding for finding in doctor.instances(props) if finding.level == "error"]:
+        raise WrongUsage(f"s.yaml cannot be planned with: {wrong[0].path} {wrong[0].sentence}")
     load, times = read(args)
     plan = Plan(load, times, Size.of(props), props["instanceConcurrency"], args.max, args.currency)
     screen = console()

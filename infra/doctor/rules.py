@@ -46,7 +46,7 @@ _BOTH = {"name": '".+"', "startTime": r'"\d{4}-.+"', "endTime": r'"\d{4}-.+"', "
 SCALING = {
     "scheduledActions": _BOTH | {"target": r"\d+", "scheduleExpression": f'"({quotas.SCHEDULE})"'},
     "targetTrackingPolicies": _BOTH
-    | {"metricType": r'"\w+"', "metricTarget": r"0\.\d+|1(\.0)?", "minCapacity": r"\d+", "maxCapacity": r"\d+"},
+    | {"metricType": r'"\w+"', "metricTarget": r"0\.\d*[1-9]\d*|1(\.0)?", "minCapacity": r"\d+", "maxCapacity": r"\d+"},
 }
 
 AMOUNTS = ("CHATBOT_DEADLINE_S", "CHATBOT_DRAIN_S", "CHATBOT_MAX_RUNNING", "CHATBOT_MAX_WAITING")

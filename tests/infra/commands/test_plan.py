@@ -31,6 +31,9 @@ MIDNIGHT_S = -6 * 3600.0
 BUSY = range(9, 17)
 
 
+RENDER_ANY = template.render_any
+
+
 @pytest.fixture(autouse=True)
 def _of_s_yaml(monkeypatch: pytest.MonkeyPatch, props: dict[str, Any]) -> None:
     monkeypatch.setattr(template, "render_any", lambda: props)
@@ -191,6 +194,17 @@ def test_wrong_words_and_what_cannot_be_are_told(
 ) -> None:
     assert main(["plan", *(word.replace("LOG", str(office)) for word in words)]) == status
     assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rules", ['[{"name": "a"}]', "[1]", '{"a": 1}', '"x"'])
+@pytest.mark.parametrize("name", ["DEPLOY_SCHEDULES", "DEPLOY_POLICIES"])
+def test_rules_of_s_yaml_that_the_api_would_refuse_are_named(
+    s_command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, rules: str
+) -> None:
+    monkeypatch.setattr(template, "render_any", RENDER_ANY)  # s.yaml as it is
+    monkeypatch.setenv(name, rules)
+    assert main(["plan", "--assume", "t4", "--rps", "0.1"]) == 2
+    assert "s.yaml cannot be planned with: provisionConfig." in capsys.readouterr().err
 
 
 def test_a_log_without_a_start_asks_for_one(office: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
