@@ -131,7 +131,9 @@ TAG := $(shell git describe --tags --always --dirty --abbrev=12 2>/dev/null)
 COMMIT := $(shell git rev-parse HEAD 2>/dev/null)
 CUDA ?= cu130
 MODEL_SOURCE ?= huggingface
-DEPLOY_REPOSITORY ?=
+# What .env has for a name, read as `s` and `python -m infra` read it; what the shell has, counts.
+dotenv = $(shell sed -nE "s/^ *(export +)?$(1) *= *['\"]?([^'\" ]*).*/\2/p" .env 2>/dev/null)
+DEPLOY_REPOSITORY ?= $(call dotenv,DEPLOY_REPOSITORY)
 # CACHE=registry keeps every layer of the build beside the image, for a machine that starts empty (needs a builder with the
 # docker-container driver). The tag `buildcache` is the one that moves; nothing is deployed from it.
 CACHE ?=
@@ -164,8 +166,7 @@ local-test: $(VENV)/dev ## Start the image on this machine's GPU as FC does and 
 
 # --- the cloud --------------------------------------------------------------------------------------------------
 
-DEPLOY_FUNCTION ?= chatbot-llm
-export DEPLOY_IMAGE ?= $(DEPLOY_REPOSITORY):$(TAG)
+export DEPLOY_IMAGE ?= $(or $(call dotenv,DEPLOY_IMAGE),$(DEPLOY_REPOSITORY):$(TAG))
 INFRA = PYTHON=$(abspath $(OPS))/bin/python $(OPS)/bin/python -m infra
 
 .PHONY: doctor
@@ -182,14 +183,14 @@ release: $(OPS)/ready ## Publish a version, try it, move the alias to it or go b
 
 .PHONY: smoke
 smoke: $(OPS)/ready ## Ask the deployed function a few questions and judge the answers
-	$(INFRA) smoke $(DEPLOY_FUNCTION)
+	$(INFRA) smoke $(ARGS)
 
 .PHONY: destroy
 destroy: $(OPS)/ready ## Delete the function, its aliases, versions and instances; asks first (ARGS=--yes does not)
 	$(INFRA) destroy $(ARGS)
 
 .PHONY: status
-status: $(OPS)/ready ## Show instances, image, errors and the price so far
+status: $(OPS)/ready ## Show the address, image, instances, errors, what is paid for
 	$(INFRA) status
 
 # --- keeping ----------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import importlib
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from infra import ROOT
 from infra.errors import InfraError
@@ -80,9 +81,10 @@ def chain(error: BaseException | None) -> list[str]:
 def main(words: Sequence[str]) -> int:
     try:
         if DOTENV.is_file():  # as `s` does: what the shell has counts, and every command looks at the same function
-            from dotenv import load_dotenv
+            with suppress(ImportError):  # `push` and `size` need nothing but Python: make hands them what they read
+                from dotenv import load_dotenv
 
-            load_dotenv(DOTENV)
+                load_dotenv(DOTENV)
         args = parse(words)
         return args.run(args) or 0
     except InfraError as error:

@@ -43,17 +43,18 @@ Call = Callable[[str, dict[str, Any]], tuple[dict[str, Any], float]]
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.account(parser, qualifier=True)
-    parser.add_argument("target", metavar="URL|FUNCTION", help="https://... or the name of a function")
+    parser.add_argument("target", nargs="?", metavar="URL|FUNCTION", help="https://... or a function (--function)")
     options.number(parser, "--wait", 0.0, 1e6, "seconds that /health may take to say 200 (%(default)s)", 0)
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.target.startswith(("http://", "https://")):
-        answers = over_http(Deployment(args.target, keys.own()), args.wait)
+    target = args.target or args.function
+    if target.startswith(("http://", "https://")):
+        answers = over_http(Deployment(target, keys.own()), args.wait)
     else:
-        answers = over_both(options.connect(args), args.target, args.qualifier, args.wait)
+        answers = over_both(options.connect(args), target, args.qualifier, args.wait)
     with progress() as shown:
-        judge_all(args.target, answers, shown.report)
+        judge_all(target, answers, shown.report)
 
 
 def judge_all(target: str, answers: Iterable[Answer], report: Report = lambda line: None) -> None:

@@ -260,7 +260,10 @@ def instances(props: Props) -> Iterator[Finding]:
             f"{path}.defaultTarget", f"is {least:g}: must be a whole number, 0 to {most}; set DEPLOY_MIN_INSTANCES"
         )
     for kind, needed in SCALING.items():
-        for place, rule in enumerate(get(provision, kind) or []):
+        if not isinstance(some := get(provision, kind, []), list):
+            yield error(f"{path}.{kind}", f"is {some!r}: must be a list, [] for none")
+            continue
+        for place, rule in enumerate(some):
             for key, pattern in needed.items():
                 if not re.fullmatch(pattern, json.dumps(get(rule, key))):
                     take = "take the whole rule as `scale` and `plan` print it"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dotenv import dotenv_values
 
 from fake_fc import FakeFC
 from infra import ROOT
@@ -58,6 +60,36 @@ def test_a_dotenv_is_read_by_every_command_as_by_s_and_the_shell_counts(
     assert keys.own() == "secret-key-1234567"
     monkeypatch.setenv("DEPLOY_FUNCTION", NAME)
     assert main(["wait-ready", "--qualifier", "LATEST"]) == 0
+
+
+def test_pushing_beside_a_dotenv_needs_nothing_but_python(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("DEPLOY_FUNCTION=another\n")
+    code = f"import pathlib, infra.__main__ as m; m.DOTENV = pathlib.Path({str(tmp_path / '.env')!r}); "
+    code += "m.main(['push', '--help'])"
+    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "usage: python -m infra push" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "shell", "seen"),
+    [
+        ("DEPLOY_REPOSITORY=host/a/b\n", {}, "host/a/b host/a/b:"),
+        ("# mine\nexport DEPLOY_REPOSITORY = 'host/a/b' # ours\n", {}, "host/a/b host/a/b:"),
+        ('DEPLOY_IMAGE="host/a/b@sha256:1"\nOTHER=1\n', {}, " host/a/b@sha256:1"),
+        ("DEPLOY_REPOSITORY=host/a/b\n", {"DEPLOY_REPOSITORY": "host/c/d"}, "host/c/d host/c/d:"),
+        ("DEPLOY_IMAGE=host/a/b:1\n", {"DEPLOY_IMAGE": "host/c/d:1"}, " host/c/d:1"),
+        ("NOT_DEPLOY_IMAGE=host/a/b:1\n", {}, " :"),
+    ],
+)
+def test_make_reads_the_dotenv_as_the_commands_do(text: str, shell: dict[str, str], seen: str, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(text)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("DEPLOY_")} | shell
+    asked = "asked: ; @echo '$(DEPLOY_REPOSITORY) $(DEPLOY_IMAGE)'"
+    command = ["make", "-s", "-f", str(ROOT / "Makefile"), "--eval", asked, "asked"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip("\n") == seen
+    values = {**dotenv_values(tmp_path / ".env"), **shell}
+    assert (values.get("DEPLOY_IMAGE") or f"{values.get('DEPLOY_REPOSITORY', '')}:") == seen.split(" ")[1]
 
 
 @pytest.mark.parametrize("page", ["/nowhere/page.html", "/", "/dev/full"])

@@ -47,7 +47,7 @@ def test_s_sees_digests_in_place_of_keys_and_the_rest_as_it_is() -> None:
 
 
 def test_s_does_not_take_a_key_from_the_dotenv_that_it_reads_by_itself(
-    deployment: dict[str, str], tmp_path: Path
+    s_command: str, deployment: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / ".env").write_text(f"{keys.KEYS}={ONE}\n{keys.OWN}={ONE}\nDEPLOY_LOG_STORE=from-the-file\n")
     text = template.S_YAML.read_text(encoding="utf-8").replace(
