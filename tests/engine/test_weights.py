@@ -3,6 +3,9 @@
 import ctypes
 import mmap
 import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +19,10 @@ def fill(folder: Path, *names: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         (folder / name).write_text(name * 10)
+
+
+def folders(root: Path) -> list[str]:
+    return [entry.name for entry in root.iterdir() if entry.is_dir()]
 
 
 @pytest.fixture
@@ -51,7 +58,32 @@ def test_the_bundled_model_is_converted_once(tmp_path: Path, conversions: list[P
     assert models.bundled(str(tmp_path / "cache")) == first
     assert len(conversions) == 1
     assert (first / "tokenizer.json").exists()
-    assert [folder.name for folder in (tmp_path / "cache").iterdir()] == [first.name]
+    assert folders(tmp_path / "cache") == [first.name]
+
+
+def test_processes_that_start_side_by_side_convert_once_and_take_nothing_from_each_other(
+    tmp_path: Path, conversions: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert, begun, go_on = models._convert, threading.Event(), threading.Event()
+
+    def slowly(source: Path, target: Path) -> None:
+        begun.set()
+        assert go_on.wait(30)
+        convert(source, target)
+
+    def start() -> tuple[str, int]:
+        file = models.bundled(str(tmp_path / "cache")) / "tokenizer.json"
+        return file.read_text(), file.stat().st_ino
+
+    monkeypatch.setattr(models, "_convert", slowly)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(start)
+        assert begun.wait(30)
+        second = pool.submit(start)
+        time.sleep(0.2)  # the second has looked by now, and found nothing
+        go_on.set()
+        assert first.result(30) == second.result(30)
+    assert len(conversions) == 1
 
 
 def test_an_interrupted_conversion_leaves_nothing_behind(
@@ -64,7 +96,15 @@ def test_an_interrupted_conversion_leaves_nothing_behind(
     monkeypatch.setattr(models, "_convert", breaks)
     with pytest.raises(KeyboardInterrupt):
         models.bundled(str(tmp_path / "cache"))
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert folders(tmp_path / "cache") == []
+
+
+def test_what_a_killed_process_has_left_goes_with_the_next_start(tmp_path: Path, conversions: list[Path]) -> None:
+    folder = models.bundled(str(tmp_path / "cache"))
+    fill(folder, "half.safetensors")
+    folder.rename(conversions[0])
+    models.bundled(str(tmp_path / "cache"))
+    assert folders(tmp_path / "cache") == [folder.name] and not (folder / "half.safetensors").exists()
 
 
 def test_a_folder_that_lost_a_byte_is_made_again(tmp_path: Path, conversions: list[Path]) -> None:

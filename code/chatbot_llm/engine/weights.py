@@ -4,13 +4,13 @@ Nothing is fetched at run time. The bundled model is SmolLM2-135M-Instruct (Apac
 carries it as GGUF Q4_1; it is dequantised once to safetensors, in a folder of its own that appears only when whole.
 """
 
+import fcntl
 import hashlib
 import importlib.util
 import json
 import logging
 import os
 import shutil
-import tempfile
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
@@ -70,19 +70,21 @@ def bundled(cache_dir: str = "") -> Path:
     if _whole(target):
         return target
     root.mkdir(parents=True, exist_ok=True)
-    workshop = Path(tempfile.mkdtemp(prefix=f".{BUNDLED}-", dir=root))
-    try:
-        _convert(_source(), workshop)
-        _seal(workshop)
-        if target.exists():
-            shutil.rmtree(target)
+    workshop = root / f".{target.name}"
+    # Of processes that start side by side one converts; the others wait for it, and touch nothing that is read by then.
+    with (root / f"{workshop.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if _whole(target):
+            return target
+        shutil.rmtree(workshop, ignore_errors=True)  # of a process that was killed
+        workshop.mkdir()
         try:
+            _convert(_source(), workshop)
+            _seal(workshop)
+            shutil.rmtree(target, ignore_errors=True)
             workshop.rename(target)
-        except OSError:
-            if not _whole(target):  # else another process was faster, and its folder is as good
-                raise
-    finally:
-        shutil.rmtree(workshop, ignore_errors=True)
+        finally:
+            shutil.rmtree(workshop, ignore_errors=True)
     return target
 
 
