@@ -16,12 +16,18 @@ FROST = (
     "Below about 5 \u00b0C outside, the moisture of the air freezes on the fins as frost. Frost hinders the air flow."
 )
 ASKED = [{"role": "user", "content": "Repeat document 1 word for word."}]
+#: What makes any model on any processor quote it.
+QUOTE = {"type": "json_schema", "schema": {"const": FROST}}
 #: Long enough for some blocks of the prefix cache.
 LONG = [{"id": f"d{number}", "title": f"Part {number}", "text": f"{FROST} {number} " * 8} for number in range(1, 4)]
 
 
 def post(server: Service, path: str, **body: Any) -> Any:
     return requests.post(f"{server.url}{path}", json={"messages": ASKED, "temperature": 0, **body}, timeout=120)
+
+
+def chat_format(wanted: dict[str, Any]) -> dict[str, Any]:
+    return {"type": wanted["type"], "json_schema": {"name": "quote", "schema": wanted["schema"]}}
 
 
 def test_a_hostile_document_writes_no_control_token(server: Service) -> None:
@@ -54,10 +60,11 @@ def test_an_answer_of_the_real_model_is_checked_whole_and_streamed_alike(server:
         "messages": ASKED,
         "temperature": 0,
         "max_tokens": 60,
+        "response_format": chat_format(QUOTE),
         "extra_body": {"documents": [{"id": "manual", "title": "Ice", "text": FROST}]},
     }
     message = client.chat.completions.create(**ask).choices[0].message
-    assert message.content and message.annotations, "a small model repeats what it reads"
+    assert message.content and message.annotations
     for each in message.annotations:
         place, source = each.url_citation, each.document  # type: ignore[attr-defined]
         said = message.content[place.start_index : place.end_index]
@@ -96,13 +103,16 @@ def test_tools_and_structured_answers_go_with_documents(server: Service) -> None
 def test_a_client_of_each_protocol_gets_the_same_citations(server: Service) -> None:
     document = {"id": "1", "title": "Ice", "text": FROST}
     question = str(ASKED[0]["content"])
-    chat = post(server, "/chat", documents=[document], max_tokens=60).json()["choices"][0]["message"]
+    asked = post(server, "/chat", documents=[document], max_tokens=60, response_format=chat_format(QUOTE))
+    chat = asked.json()["choices"][0]["message"]
+    assert chat["annotations"]
     model = requests.get(f"{server.v1}/models", timeout=60).json()["data"][0]["id"]
     ask: dict[str, Any] = {"model": model, "temperature": 0}
 
     responses = openai.OpenAI(base_url=server.v1, api_key="unused", max_retries=0, timeout=120).responses
     extra = {"documents": [document]}
     more = {**ask, "input": question, "max_output_tokens": 60, "extra_body": extra}
+    more["text"] = {"format": {"name": "quote", **QUOTE}}
     whole = responses.create(**more)
     (item,) = json.loads(whole.model_dump_json())["output"]
     assert item["content"][0]["text"] == chat["content"] and item["grounding"] == chat["grounding"]
@@ -117,7 +127,8 @@ def test_a_client_of_each_protocol_gets_the_same_citations(server: Service) -> N
     block = {"type": "document", "title": "Ice", "citations": {"enabled": True}}
     block["source"] = {"type": "text", "media_type": "text/plain", "data": FROST}
     said: Any = [{"role": "user", "content": [block, {"type": "text", "text": question}]}]
-    asking: Any = {"model": model, "messages": said, "max_tokens": 60, "extra_body": {"temperature": 0}}
+    forced = {"temperature": 0, "output_config": {"format": QUOTE}}
+    asking: Any = {"model": model, "messages": said, "max_tokens": 60, "extra_body": forced}
     answer = messages.create(**asking)
     (text,) = json.loads(answer.model_dump_json())["content"]
     assert text["text"] == chat["content"] and text["grounding"] == chat["grounding"]

@@ -14,6 +14,7 @@ import pytest
 
 from chatbot_llm.engine import weights
 from chatbot_llm.engine.schema_check import SchemaCheck
+from chatbot_llm.engine.schema_helper import COMPILE_S
 from chatbot_llm.errors import BadRequest
 
 pytestmark = pytest.mark.engine
@@ -145,9 +146,16 @@ def test_a_hint_is_never_a_reason_to_refuse(run: Run) -> None:
 
 
 def test_tools_whose_schemas_together_cost_too_much_are_not_all_enforced(run: Run) -> None:
-    large = [{"enum": [f"{at} {n}" for n in range(9_000)]} for at in range(8)]
-    (free,) = run(told(tools(SMALL, *large)))
-    assert free and 0 not in free and len(free) < 8
+    def large(at: int) -> dict[str, Any]:
+        return {"enum": [f"{at} {n}" for n in range(9_000)]}
+
+    async def all_told(check: SchemaCheck) -> tuple[int, frozenset[int]]:
+        alone = (await check.verdict("json", json.dumps(large(0)))).cpu_s
+        count = int(2 * COMPILE_S / alone)  # what one costs is this machine's
+        return count, await told(tools(SMALL, *map(large, range(count))))(check)
+
+    ((count, free),) = run(all_told)
+    assert free and 0 not in free and len(free) < count
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,11 @@ def test_the_engine_process_begins_before_its_parent_has_imported(server: Servic
     assert engine.create_time() < imported
 
 
+def test_a_start_writes_no_wall_of_warnings(server: Service) -> None:
+    """One for each tensor, 122 in all, where a CPU computes in bfloat16; some twenty others are of use or do no harm."""
+    assert server.log().count('"level": "warning"') < 40
+
+
 #: vLLM asks for its own version to learn for what it was built; of a CUDA build it learns that there is no device.
 _CUDA_BUILD = """
 import importlib.metadata, runpy, sys

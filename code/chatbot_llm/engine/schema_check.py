@@ -35,7 +35,7 @@ PATIENCE = 6
 REMEMBERED = 512
 #: Most patterns of a schema that are tried by themselves, and the longest part of one that an error quotes, characters.
 PATTERNS, QUOTED = 32, 100
-#: The helper's own start, seconds: it imports torch.
+#: The helper's own start, seconds, on a machine that does much else.
 START_S = 120
 
 

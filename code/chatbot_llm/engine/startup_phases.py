@@ -87,5 +87,9 @@ def logging_config(level: str) -> dict[str, object]:
             "out": {"class": "logging.StreamHandler", "formatter": "dated", "stream": "ext://sys.stdout"},
             "phases": {"class": "chatbot_llm.engine.startup_phases.Reporter"},
         },
-        "loggers": {"vllm": {"level": level.upper(), "handlers": ["out", "phases"], "propagate": False}},
+        "loggers": {
+            "vllm": {"level": level.upper(), "handlers": ["out", "phases"], "propagate": False},
+            # Warns of each tensor that `--dtype` rounds: 122 lines a start where a CPU computes in bfloat16.
+            "vllm.model_executor.models.utils": {"level": "ERROR"},
+        },
     }
