@@ -68,18 +68,19 @@ run: $(VENV)/service ## Run the service here on :8000, for this machine (HOST=0.
 
 # --- testing ----------------------------------------------------------------------------------------------------
 
+GROUPED := --dist loadgroup --no-loadscope-reorder
 .PHONY: test
 test: $(VENV)/dev ## Run every test that can run here, real engine included (ARGS=tests/routes: only those)
 ifeq ($(ARGS),)
-	@failed=0; $(BIN)/python -m pytest -n 3 --dist loadgroup -m 'not engine' || failed=$$?; \
-	  if [ $$failed -le 1 ]; then $(BIN)/python -m pytest -n 2 --dist loadgroup -m engine || failed=$$?; fi; exit $$failed
+	@failed=0; $(BIN)/python -m pytest -n 4 $(GROUPED) -m 'not engine' || failed=$$?; \
+	  if [ $$failed -le 1 ]; then $(BIN)/python -m pytest -n 2 $(GROUPED) -m engine || failed=$$?; fi; exit $$failed
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
 
 .PHONY: test-fast
 test-fast: $(VENV)/dev ## Run the short tests of every room that start neither an engine nor a process, in a minute
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not engine and not process and not long' $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(GROUPED) -m 'not engine and not process and not long' $(ARGS)
 
 MINUTES ?= 5
 .PHONY: soak

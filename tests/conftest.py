@@ -28,6 +28,17 @@ for _name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES"):
     os.environ.pop(_name, None)
 
 _figures = Figures()
+#: What takes longest is begun first, so that no worker ends long after the others.
+LONGEST = (
+    "tests/contract/test_real_engine_faults.py",
+    "tests/clients/test_clients.py",
+    "tests/docs/test_snippets.py",
+    "tests/contract/test_image.py",
+    "tests/infra/commands/test_batch.py",
+    "tests/contract/test_fc.py",
+    "tests/contract/test_freeze.py",
+    "tests/contract/test_overload.py",
+)
 #: Fixtures that start processes: the service, the real `s`, a browser, environments of clients.
 PROCESSES = {"start", "start_once", "server", "keyed", "service", "deploy", "props", "render", "browser", "page"}
 
@@ -38,6 +49,10 @@ def pytest_configure(config: pytest.Config) -> None:
         cores = sorted(os.sched_getaffinity(0))
         own = cores[int(worker.removeprefix("gw")) :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]
         os.sched_setaffinity(0, own or cores)
+
+
+def _file(item: pytest.Item) -> str:
+    return item.nodeid.split("::")[0]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -51,7 +66,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if PROCESSES & fixtures:
             item.add_marker("process")
         if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group("keyed" if "keyed" in fixtures else item.nodeid.split("::")[0]))
+            shared = next((name for name in ("keyed", "server") if name in fixtures), _file(item))
+            item.add_marker(pytest.mark.xdist_group(shared))
+    items.sort(key=lambda item: LONGEST.index(_file(item)) if _file(item) in LONGEST else len(LONGEST))
     if MEASURING:
         silent = [item for item in items if "figure" not in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=silent)
