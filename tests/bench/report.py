@@ -254,7 +254,7 @@ def _phases(cells: Cells) -> Iterable[str]:
         phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in cell["phases_s"].items())
         yield (
             f"| {cell['peer']} | {cell['listening_s']:.1f} | {cell['first_token_s']:.1f} | {cell['cpu_s']:.1f} "
-            f"| {phases or 'not told'} |"
+            f"| {phases or 'not logged'} |"
         )
 
 

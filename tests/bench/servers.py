@@ -173,10 +173,10 @@ def _await(server: Server) -> None:
         if server.process.poll() is not None or time.monotonic() > end:
             raise RuntimeError(f"{server.name} did not start:\n{server.log.read_text(errors='replace')[-3000:]}")
         with contextlib.suppress(OSError, http.client.HTTPException):
-            asked = time.monotonic()
+            sent = time.monotonic()
             status, body = ask(server.port, "GET", "/health", None, 5)
             now = time.monotonic() - server.started
-            server.health_s = max(server.health_s, now + server.started - asked)
+            server.health_s = max(server.health_s, now + server.started - sent)
             server.listening_s = server.listening_s or now
             if status == 200:
                 server.ready_s = now
