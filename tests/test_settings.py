@@ -69,9 +69,9 @@ def test_a_wrong_value_is_refused_with_its_name(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, part: str
 ) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(UsageError, match=part) as told:
+    with pytest.raises(UsageError, match=part) as reported:
         settings.load()
-    assert "short" not in str(told.value).replace("must have", "")  # the value may be a secret
+    assert "short" not in str(reported.value).replace("must have", "")  # the value may be a secret
 
 
 def test_a_wrong_setting_ends_the_process_with_a_sentence() -> None:
@@ -117,9 +117,9 @@ def test_what_the_user_passes_wins_over_the_profile() -> None:
 
 
 def test_the_old_readme_command_keeps_its_meaning() -> None:
-    asked = ["--model", "Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "--quantization", "gptq", "--dtype", "float16"]
-    argv = profiles.arguments("t4", asked)
-    assert argv[-6:] == asked
+    sent = ["--model", "Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "--quantization", "gptq", "--dtype", "float16"]
+    argv = profiles.arguments("t4", sent)
+    assert argv[-6:] == sent
     assert argv.count("--model") == 1 and argv.count("--dtype") == 1
 
 

@@ -90,8 +90,8 @@ class Client:
     def _overhead(self, chat: bool) -> int:
         """Tokens beside the words. Raises CheckFailed where the words are not one token each."""
         try:
-            asked = (_request(chat, " ".join(words), 1, stream=False) for words in (WORDS[:1], WORDS))
-            usages = [self.deployment.call(*one)[0].get("usage") or {} for one in asked]
+            two = (_request(chat, " ".join(words), 1, stream=False) for words in (WORDS[:1], WORDS))
+            usages = [self.deployment.call(*one)[0].get("usage") or {} for one in two]
         except requests.RequestException as error:
             raise CheckFailed(f"no connection to {self.deployment.url} ({type(error).__name__})") from None
         one, all_ = (usage.get("prompt_tokens") or 0 for usage in usages)

@@ -125,8 +125,8 @@ def undone_by_deploy(config: Any | None, qualifier: str, env: Mapping[str, str])
     kept = [json.loads(env.get(name) or "[]") for name in ("DEPLOY_SCHEDULES", "DEPLOY_POLICIES")]
     if (env.get("DEPLOY_MIN_INSTANCES", "1"), kept) == (str(count), rules):
         return ""
-    told = "the next deployment undoes this; to keep it, there (in CI: as variables of the environment):"
-    return f"{told}\n{exports(count, *rules)}"
+    advice = "the next deployment undoes this; to keep it, there (in CI: as variables of the environment):"
+    return f"{advice}\n{exports(count, *rules)}"
 
 
 def exports(count: int, schedules: Sequence[Rule], policies: Sequence[Rule]) -> str:

@@ -174,7 +174,7 @@ def chat_body(question: str) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": question}], **SAMPLING}
 
 
-def asked(call: Call, path: str, body: dict[str, Any], text_of: Callable[[Any], str]) -> Answer:
+def ask(call: Call, path: str, body: dict[str, Any], text_of: Callable[[Any], str]) -> Answer:
     """The answer, judged by the text that `text_of` finds in it. Raises CheckFailed."""
     reply, seconds = call(path, body)
     try:
@@ -185,13 +185,13 @@ def asked(call: Call, path: str, body: dict[str, Any], text_of: Callable[[Any], 
 
 
 def chat(call: Call) -> Answer:
-    return asked(call, "/chat", chat_body(QUESTION), lambda reply: reply["choices"][0]["message"]["content"])
+    return ask(call, "/chat", chat_body(QUESTION), lambda reply: reply["choices"][0]["message"]["content"])
 
 
 def generate(call: Call) -> Answer:
     """Judges what the model added: `text` may begin with the prompt, which proves nothing."""
     wanted = {"prompt": PROMPT, **SAMPLING}
-    return asked(call, "/generate", wanted, lambda reply: str(reply["text"][0]).removeprefix(PROMPT))
+    return ask(call, "/generate", wanted, lambda reply: str(reply["text"][0]).removeprefix(PROMPT))
 
 
 def status_of(reply: requests.Response) -> int:

@@ -150,12 +150,12 @@ def questions() -> list[dict[str, Any]]:
 
 def measure(outcome: Outcome, url: str, effort: Effort, base: Outcome | None) -> None:
     """Measure all of it, of a running service. Raises CheckFailed with the service's own words."""
-    service, asked = Deployment(url, read_timeout_s=acceptance.REQUEST_LIMIT_S), cycle(questions())
+    service, asking = Deployment(url, read_timeout_s=acceptance.REQUEST_LIMIT_S), cycle(questions())
 
     def tokens_per_s(level: int, count: int) -> float:
         """`level` at once, each followed by the next; no context comes again as long as there are other questions."""
         more = {"max_tokens": effort.tokens, "temperature": 0, "documents_policy": "drop_last"}
-        bodies = [body | more for body in islice(asked, count)]
+        bodies = [body | more for body in islice(asking, count)]
         with ThreadPoolExecutor(level) as pool:
             began = time.monotonic()
             answers = list(pool.map(lambda body: service.call("/chat", body)[0], bodies))

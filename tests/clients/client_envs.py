@@ -88,7 +88,7 @@ def _install(name: str, command: list[str], target: Path) -> None:
     done = subprocess.run(command, cwd=target, capture_output=True, text=True, check=False, timeout=INSTALL_LIMIT_S)
     if done.returncode == 0:
         return
-    said = done.stdout + done.stderr
-    if OUT_OF_REACH.search(said):
+    output = done.stdout + done.stderr
+    if OUT_OF_REACH.search(output):
         pytest.skip(f"the registry is out of reach, so {name} cannot be installed")
-    pytest.fail(f"{' '.join(command)} failed:\n{said[-3000:]}")
+    pytest.fail(f"{' '.join(command)} failed:\n{output[-3000:]}")

@@ -15,7 +15,7 @@ AT_ONCE = 4
 LIMIT_S = 600
 
 
-def asked_for(request: pytest.FixtureRequest) -> set[str]:
+def wanted_here(request: pytest.FixtureRequest) -> set[str]:
     """The ids of this run's tests that use the fixture which asks."""
     items: list[Any] = request.session.items
     return {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import requests
 from client_envs import environment, made
-from side_by_side import LIMIT_S, asked_for, run, side_by_side
+from side_by_side import LIMIT_S, run, side_by_side, wanted_here
 
 from launcher import Service
 
@@ -60,7 +60,7 @@ def printed(
         {
             name: functools.partial(calls[name], server, model, tmp_path_factory.mktemp("client"))
             for name in calls
-            if name in asked_for(request)
+            if name in wanted_here(request)
         }
     ) as running:
         yield running

@@ -25,38 +25,38 @@ def ask(keyed: Service, question: str, *more: str) -> str:
     return done.stdout
 
 
-def sources(said: str) -> set[str]:
-    found = re.search(r"^Sources: (.*)$", said, re.M)
-    assert found, said
+def sources(output: str) -> set[str]:
+    found = re.search(r"^Sources: (.*)$", output, re.M)
+    assert found, output
     return set(found[1].split("; "))
 
 
 @pytest.fixture(scope="module")
-def asked_twice(keyed: Service) -> str:
+def sent_twice(keyed: Service) -> str:
     """What is printed the second time."""
     ask(keyed, WINTER)
     return ask(keyed, WINTER)
 
 
-def test_an_answer_is_streamed_and_its_sources_are_checked(asked_twice: str) -> None:
-    said = asked_twice
+def test_an_answer_is_streamed_and_its_sources_are_checked(sent_twice: str) -> None:
+    output = sent_twice
     titles = {passage["title"] for passage in json.loads(HVAC.read_text())}
-    assert len(said.split("\n\nSources:")[0]) > 10 and sources(said) <= titles | {"none"}
-    assert re.search(r"^Word for word: \d+%$", said, re.M)
+    assert len(output.split("\n\nSources:")[0]) > 10 and sources(output) <= titles | {"none"}
+    assert re.search(r"^Word for word: \d+%$", output, re.M)
 
 
-def test_the_same_passages_are_computed_once(asked_twice: str) -> None:
-    said = asked_twice
-    found = re.search(r"(\d+) of (\d+) prompt tokens came from the prefix cache", said)
-    assert found, said
+def test_the_same_passages_are_computed_once(sent_twice: str) -> None:
+    output = sent_twice
+    found = re.search(r"(\d+) of (\d+) prompt tokens came from the prefix cache", output)
+    assert found, output
     assert 256 <= int(found[1]) < int(found[2]), "the instruction and the passages, and not the question"
 
 
 def test_passages_that_do_not_fit_the_context_window_are_left_out(keyed: Service, tmp_path: Path) -> None:
     long = [{"title": f"Manual {number}", "text": "boiler pressure " * 800} for number in range(4)]
     (tmp_path / "long.json").write_text(json.dumps([*long, {"title": "Elsewhere", "text": "nothing of this"}]))
-    said = ask(keyed, "boiler pressure?", "--passages", str(tmp_path / "long.json"))
-    assert "2 passages did not fit" in said, "two of the four passages of 1600 tokens fit 4096"
+    output = ask(keyed, "boiler pressure?", "--passages", str(tmp_path / "long.json"))
+    assert "2 passages did not fit" in output, "two of the four passages of 1600 tokens fit 4096"
 
 
 def test_a_question_about_something_else_gets_no_passages(keyed: Service) -> None:

@@ -12,7 +12,7 @@ import pytest
 from callers import Answer, Later, Line, call, chat, chat_body, post_bytes, stream
 from figures import Figure
 from launcher import Service, until
-from speakers import KINDS, PATHS, Said, scripted, streamed, whole
+from speakers import KINDS, PATHS, Reply, scripted, streamed, whole
 
 Start = Callable[..., Service]
 
@@ -34,9 +34,9 @@ def test_pre_stop_lets_everything_finish_and_refuses_the_rest(start: Start, figu
     assert silent.get().json["usage"]["completion_tokens"] == 40
     assert waiting.get().status == 200, "what was inside stays inside"
     answered = time.monotonic()
-    told: Answer = pre_stop.get()
+    reported: Answer = pre_stop.get()
     figure("drained", time.monotonic() - answered, "s")
-    assert (told.status, told.json) == (200, {"state": "drained", "cut_short": False})
+    assert (reported.status, reported.json) == (200, {"state": "drained", "cut_short": False})
     ending = time.monotonic()
     service.terminate()
     assert service.wait_exit(5) == 0
@@ -88,8 +88,8 @@ def test_at_the_limit_what_still_runs_is_cut_and_says_so(start: Start, figure: F
     assert (cut.finish, cut.done) == ("length", True) and cut.words
     assert (silent.get().status, silent.get().finish) == (200, "length")
     figure("drain_cut_late", time.monotonic() - ending - limit_s, "s")
-    told = waiting.get()
-    assert (told.status, told.json["error"]["code"]) == (503, "draining")
+    reported = waiting.get()
+    assert (reported.status, reported.json["error"]["code"]) == (503, "draining")
     assert service.wait_exit(5) == 0
     service.assert_nothing_left()
 
@@ -131,7 +131,7 @@ def test_every_protocol_says_in_its_own_words_that_it_was_cut(start: Start) -> N
     ways = [(kind, streams) for kind in KINDS for streams in (False, True)]
     service = start(max_running=len(ways), drain_s=0.5).wait_ready()
 
-    def ask(kind: str, streams: bool) -> Said:
+    def ask(kind: str, streams: bool) -> Reply:
         answer = call(service.port, "POST", PATHS[kind], scripted(kind, 4000, stream=streams, token_s=0.05))
         return streamed(kind, answer.body.decode()) if streams else whole(kind, answer.json)
 
@@ -139,6 +139,6 @@ def test_every_protocol_says_in_its_own_words_that_it_was_cut(start: Start) -> N
     until(lambda: service.running() == len(ways), "all run")
     service.terminate()
     for one in calls:
-        said = one.get()
-        assert said.text and said.finish == "length" and not said.error
+        reply = one.get()
+        assert reply.text and reply.finish == "length" and not reply.error
     assert service.wait_exit(5) == 0

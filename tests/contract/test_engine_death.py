@@ -57,8 +57,8 @@ def test_everybody_inside_is_told_and_the_process_ends(
     struck = ready_at(service) + after_s
     assert healthy < struck + within_s, "/health says so in time"
     figure(f"{what}_noticed", ill - struck, "s")
-    told = silent.get()
-    assert told.status == 500 and reason in told.json["error"]["message"]
+    reported = silent.get()
+    assert reported.status == 500 and reason in reported.json["error"]["message"]
     cut = streaming.get()
     assert cut.error is not None and reason in cut.error["message"] and cut.done
     assert waiting.get().status == 503
@@ -78,9 +78,9 @@ def test_a_failure_while_loading_is_the_answer_to_initialize(start: Start) -> No
     service = start(script={"load_s": 1, "fail_load": "CUDA error: out of memory"}).wait_listening()
     waiting = Later(lambda: chat(service.port, 1))
     initialize = Later(lambda: call(service.port, "POST", "/initialize", b""))
-    told = initialize.get()
+    reported = initialize.get()
     died = time.monotonic()
-    assert told.status == 500 and "CUDA error: out of memory" in told.json["error"]["message"]
+    assert reported.status == 500 and "CUDA error: out of memory" in reported.json["error"]["message"]
     assert waiting.get().status == 503
     assert_ends(service, "CUDA error: out of memory", died)
 
@@ -88,8 +88,8 @@ def test_a_failure_while_loading_is_the_answer_to_initialize(start: Start) -> No
 def test_initialize_called_right_after_a_failure_still_gets_the_reason(start: Start) -> None:
     service = start(script={"fail_load": "no such kernel"}).wait_listening()
     until(lambda: service.health()["state"] == "failed", "loading has failed")
-    told = call(service.port, "POST", "/initialize", b"")
-    assert told.status == 500 and "no such kernel" in told.json["error"]["message"]
+    reported = call(service.port, "POST", "/initialize", b"")
+    assert reported.status == 500 and "no such kernel" in reported.json["error"]["message"]
     refused = chat(service.port, 1)
     assert refused.status == 503, "nobody waits for an engine that will not come"
     assert_ends(service, "no such kernel", time.monotonic())

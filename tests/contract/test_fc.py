@@ -169,9 +169,9 @@ def test_the_trigger_streams(function: FunctionCompute) -> None:
 def test_every_protocol_passes_the_trigger_and_the_event_call(function: FunctionCompute, kind: str) -> None:
     raw = function.http("POST", PATHS[kind], scripted(kind, 20, stream=True, token_s=0.01)).body.decode()
     assert streamed(kind, raw).pieces == 20
-    asked = scripted(kind, 5) | ({"system": "Be brief."} if kind == "messages" else {})
-    assert whole(kind, json.loads(function.invoke(json.dumps(asked).encode()))).completion == 5
-    refused = json.loads(function.invoke(json.dumps({**asked, "think_harder": True}).encode()))
+    sent = scripted(kind, 5) | ({"system": "Be brief."} if kind == "messages" else {})
+    assert whole(kind, json.loads(function.invoke(json.dumps(sent).encode()))).completion == 5
+    refused = json.loads(function.invoke(json.dumps({**sent, "think_harder": True}).encode()))
     assert error_of(kind, refused)["status"] == 400
 
 

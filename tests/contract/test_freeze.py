@@ -14,7 +14,7 @@ import pytest
 from callers import Later, Line, call, chat, stream
 from figures import MEASURING, Figure
 from launcher import Service, until
-from speakers import PATHS, Said, scripted, streamed
+from speakers import PATHS, Reply, scripted, streamed
 
 FROZEN_S = 120.0 if MEASURING else 5.0
 HEADER = "x-request-timeout"
@@ -73,15 +73,15 @@ def test_frozen_amid_answers_they_go_on_and_deadlines_move(service: Service, fig
 def test_frozen_amid_an_answer_of_any_protocol_it_goes_on(service: Service) -> None:
     deadline = {HEADER: "4"}
 
-    def ask(kind: str) -> Said:
-        asked = scripted(kind, 40, stream=True, token_s=0.05)
-        return streamed(kind, call(service.port, "POST", PATHS[kind], asked, headers=deadline).body.decode())
+    def ask(kind: str) -> Reply:
+        sent = scripted(kind, 40, stream=True, token_s=0.05)
+        return streamed(kind, call(service.port, "POST", PATHS[kind], sent, headers=deadline).body.decode())
 
     calls = [Later(lambda kind=kind: ask(kind)) for kind in ("responses", "messages")]
     until(lambda: service.running() == 2, "both run")
     time.sleep(0.3)
     freeze(service)
     for one in calls:
-        said = one.get()
-        assert (said.completion, said.pieces, said.error) == (40, 40, ""), "no spurious deadline"
+        reply = one.get()
+        assert (reply.completion, reply.pieces, reply.error) == (40, 40, ""), "no spurious deadline"
     service.wait_idle()

@@ -118,16 +118,16 @@ def ends(image: str, *words: str) -> tuple[int, str, float]:
 
 
 def test_without_a_gpu_it_ends_at_once_and_says_what_to_do(image: str) -> None:
-    status, said, took_s = ends(image)
+    status, output, took_s = ends(image)
     assert status == 2
-    assert "chatbot-llm: no NVIDIA device: run with --gpus all, or " in said and "Traceback" not in said
+    assert "chatbot-llm: no NVIDIA device: run with --gpus all, or " in output and "Traceback" not in output
     assert took_s < 5, "a container's start, and a second"
 
 
 def test_read_only_without_a_place_for_temporary_files_it_says_what_is_missing(image: str) -> None:
-    status, said, _ = ends(image, "--read-only", "--env=CHATBOT_ENGINE=scripted")
+    status, output, _ = ends(image, "--read-only", "--env=CHATBOT_ENGINE=scripted")
     assert status == 2
-    assert said.strip().endswith("beside --read-only give --tmpfs /tmp") and "Traceback" not in said
+    assert output.strip().endswith("beside --read-only give --tmpfs /tmp") and "Traceback" not in output
 
 
 def test_it_holds_what_the_dockerfile_copies_and_nothing_else_of_the_checkout(image: str) -> None:

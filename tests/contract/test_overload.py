@@ -147,9 +147,9 @@ def test_retry_after_follows_the_measured_service_time(start: Callable[..., Serv
     def refusal() -> int:
         busy = Later(lambda: chat(service.port, 10, token_s=0.05))
         until(lambda: service.running() == 1, "the slot is taken")
-        asked = int(chat(service.port, 1).headers["retry-after"])
+        advised = int(chat(service.port, 1).headers["retry-after"])
         busy.get()
-        return asked
+        return advised
 
     first = refusal()
     for _ in range(12):

@@ -82,8 +82,8 @@ def test_a_deadline_gives_the_partial_text_and_frees_the_cache(service: Service,
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("stream", [False, True], ids=["silent", "streaming"])
 def test_a_client_that_leaves_frees_vllm_too(service: Service, figure: Figure, kind: str, stream: bool) -> None:
-    asked = body(3000, stream=stream) if kind == "chat" else speakers.body(kind, 3000, STORY, stream=stream)
-    line = Line(service.port, post_bytes(asked, PATHS[kind]))
+    sent = body(3000, stream=stream) if kind == "chat" else speakers.body(kind, 3000, STORY, stream=stream)
+    line = Line(service.port, post_bytes(sent, PATHS[kind]))
     until(lambda: service.running() == 1, "it runs")
     time.sleep(1)
     line.close()
@@ -132,7 +132,7 @@ def test_frozen_with_nobody_inside_it_serves_on(service: Service, figure: Figure
     assert service.health()["ready"], "nobody took a freeze for a hang"
 
 
-def told_and_gone(service: Service, strike: Callable[[], None], unhealthy_s: float) -> tuple[float, float]:
+def reported_and_gone(service: Service, strike: Callable[[], None], unhealthy_s: float) -> tuple[float, float]:
     """Whatever `strike` does to the engine: /health, both kinds of callers and the exit status tell of it in time.
 
     Returns the seconds until /health did and until the process had ended.
@@ -147,8 +147,8 @@ def told_and_gone(service: Service, strike: Callable[[], None], unhealthy_s: flo
         struck = time.time()
         healthy, ill = service.turned_unhealthy(unhealthy_s + 30)
         assert healthy < struck + unhealthy_s, "/health says so in time"
-        told = silent.get(5)
-        assert told.status == 500 and told.json["error"]["code"] == "engine_error"
+        reported = silent.get(5)
+        assert reported.status == 500 and reported.json["error"]["code"] == "engine_error"
         cut = gather(lines)
     assert cut.error is not None and cut.error["code"] == "engine_error" and cut.done
     assert service.wait_exit(unhealthy_s + EXIT_WITHIN_S) not in (0, None)
@@ -160,7 +160,7 @@ def told_and_gone(service: Service, strike: Callable[[], None], unhealthy_s: flo
 
 def test_an_engine_process_that_hangs(doomed: Service) -> None:
     # its next ping may be 5 s away, and is given up after hang_s
-    told_and_gone(doomed, lambda: engine_process(doomed).send_signal(signal.SIGSTOP), 5 + HANG_S + 1)
+    reported_and_gone(doomed, lambda: engine_process(doomed).send_signal(signal.SIGSTOP), 5 + HANG_S + 1)
 
 
 # That a worker ends with its master is the same with any engine (test_engine_death.py).
@@ -179,7 +179,7 @@ def test_a_card_that_runs_out_of_memory(start: Start, figure: Figure) -> None:
     env = {"PYTHONPATH": f"{ROOT / 'code'}:{ROOT / 'tests'}", "BENCH_STEP_S": "0.02"}
     service = start(engine="vllm", profile="cpu", argv=flags, env=env, max_running=4).wait_ready(START_S)
     one_too_many: list[Later[Answer]] = []
-    noticed, ended = told_and_gone(service, lambda: one_too_many.append(Later(lambda: chat(service, 3000))), 1)
+    noticed, ended = reported_and_gone(service, lambda: one_too_many.append(Later(lambda: chat(service, 3000))), 1)
     assert one_too_many[0].get(5).json["error"]["code"] == "engine_error"
     assert "OutOfMemoryError: CUDA out of memory. Tried to allocate" in service.log()
     assert '"outcome": "ok"' not in service.log(), "no answer was whole, though a stream had begun with 200"
@@ -197,6 +197,6 @@ def test_sigterm_while_loading_leaves_nothing(start: Start) -> None:
 
 def test_kill_9_of_the_engine_process(service: Service, figure: Figure) -> None:
     # stays the last one here: the others share this service, and a start of the real engine takes most of a minute
-    noticed, ended = told_and_gone(service, engine_process(service).kill, 1)
+    noticed, ended = reported_and_gone(service, engine_process(service).kill, 1)
     figure("vllm_death_noticed", noticed, "s")
     figure("vllm_death_ended", ended, "s")

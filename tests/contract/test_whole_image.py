@@ -56,8 +56,8 @@ def test_vllm_has_noted_what_the_models_class_can_do(image: str) -> None:
 def test_without_a_gpu_it_ends_at_once_and_all_flags_are_told(image: str) -> None:
     ended = run("docker", "run", "--rm", "--network=none", image)
     assert ended.returncode == 2 and "no NVIDIA device: run with --gpus all, or " in ended.stdout + ended.stderr
-    told = run("docker", "run", "--rm", "--network=none", image, "--help=all", limit_s=300)
-    assert told.returncode == 0 and "--max-model-len" in told.stdout, told.stderr[-2000:]
+    reported = run("docker", "run", "--rm", "--network=none", image, "--help=all", limit_s=300)
+    assert reported.returncode == 0 and "--max-model-len" in reported.stdout, reported.stderr[-2000:]
 
 
 def test_it_starts_and_ends_as_on_function_compute(image: str) -> None:

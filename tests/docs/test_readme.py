@@ -186,9 +186,9 @@ def troubles(name: str) -> list[str]:
 
 @pytest.mark.parametrize("text", [*troubles("own"), *troubles("infra")])
 def test_an_error_text_is_one_the_code_says(text: str) -> None:
-    said = re.sub(r"\s+", " ", messages(SOURCES).replace("`", ""))
+    output = re.sub(r"\s+", " ", messages(SOURCES).replace("`", ""))
     pattern = ".{0,80}?".join(re.escape(part.strip()) for part in text.replace("`", "").split("…"))
-    assert re.search(pattern, said), f"no source says {text!r}"
+    assert re.search(pattern, output), f"no source says {text!r}"
 
 
 @pytest.mark.engine

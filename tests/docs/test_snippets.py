@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import readme
 from client_envs import environment, made
-from side_by_side import LIMIT_S, asked_for, run, side_by_side
+from side_by_side import LIMIT_S, run, side_by_side, wanted_here
 
 from infra.errors import InfraError
 from infra.fc.serverless_devs import find_s
@@ -34,9 +34,9 @@ def of(*kinds: str) -> list[Any]:
     return [pytest.param(block, id=str(block)) for block in BLOCKS if block.kind in kinds]
 
 
-def holds(said: str, block: readme.Block) -> None:
+def holds(output: str, block: readme.Block) -> None:
     for words in block.all("expect"):
-        assert words in said, f"{words!r} is not in:\n{said}"
+        assert words in output, f"{words!r} is not in:\n{output}"
 
 
 def snippet(server: Service, folder: Path, block: readme.Block) -> str:
@@ -64,7 +64,7 @@ def printed(
         {
             str(block): functools.partial(snippet, server, tmp_path_factory.mktemp("snippet"), block)
             for block in BLOCKS
-            if str(block) in asked_for(request)
+            if str(block) in wanted_here(request)
         }
     ) as running:
         yield running
@@ -125,14 +125,14 @@ def test_make_run_prints_the_curl_of_the_first_screen_and_it_works(
 ) -> None:
     process, port = made_run
     assert block.code.startswith("make run ")
-    said = ""
+    output = ""
     end = time.monotonic() + 120
-    while "Any OpenAI client" not in said:
-        assert process.stdout is not None and time.monotonic() < end, said
+    while "Any OpenAI client" not in output:
+        assert process.stdout is not None and time.monotonic() < end, output
         line = process.stdout.readline()
-        assert line, f"make run ended:\n{said}"
-        said += line
-    printed = said[said.index("  curl ") : said.index("Any OpenAI client")]
+        assert line, f"make run ended:\n{output}"
+        output += line
+    printed = output[output.index("  curl ") : output.index("Any OpenAI client")]
     assert "Paris" in run(["bash", "-euo", "pipefail"], dict(os.environ), ROOT, printed)
     shown = next(block for block in BLOCKS if block.kind == "curl")
     flat = [re.sub(r"[\s\\]+", " ", code).strip() for code in (printed, shown.code)]

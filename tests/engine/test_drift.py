@@ -259,11 +259,11 @@ def test_the_fields_inside_are_vllms() -> None:
 def test_what_vllms_models_refuse_is_named_as_the_caller_wrote_it(kind: str, body: dict[str, Any], place: str) -> None:
     protocol = PROTOCOLS[kind]
     module, _, name = protocol.model(body).partition(":")
-    asked = protocol.for_vllm(EngineRequest(protocol, body), "model")
+    sent = protocol.for_vllm(EngineRequest(protocol, body), "model")
     with pytest.raises(ValidationError) as refused:
-        getattr(importlib.import_module(module), name).model_validate(asked)
-    told = refusal(refused.value, body)
-    assert told.param == place and told.message.startswith(f"{place}: ")
+        getattr(importlib.import_module(module), name).model_validate(sent)
+    reported = refusal(refused.value, body)
+    assert reported.param == place and reported.message.startswith(f"{place}: ")
 
 
 def test_the_sentence_about_budgets_of_thoughts_is_vllms() -> None:

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.engine
 FROST = (
     "Below about 5 \u00b0C outside, the moisture of the air freezes on the fins as frost. Frost hinders the air flow."
 )
-ASKED = [{"role": "user", "content": "Repeat document 1 word for word."}]
+QUESTION = [{"role": "user", "content": "Repeat document 1 word for word."}]
 #: What makes any model on any processor quote it.
 QUOTE = {"type": "json_schema", "schema": {"const": FROST}}
 #: Long enough for some blocks of the prefix cache.
@@ -23,7 +23,7 @@ LONG = [{"id": f"d{number}", "title": f"Part {number}", "text": f"{FROST} {numbe
 
 
 def post(server: Service, path: str, **body: Any) -> Any:
-    return requests.post(f"{server.url}{path}", json={"messages": ASKED, "temperature": 0, **body}, timeout=120)
+    return requests.post(f"{server.url}{path}", json={"messages": QUESTION, "temperature": 0, **body}, timeout=120)
 
 
 def chat_format(wanted: dict[str, Any]) -> dict[str, Any]:
@@ -44,8 +44,8 @@ def test_a_hostile_document_writes_no_control_token(server: Service) -> None:
 
 def test_the_same_documents_are_computed_once(server: Service) -> None:
     def cached(question: str, documents: list[dict[str, str]]) -> int:
-        asked = [{"role": "user", "content": question}]
-        answer = post(server, "/chat", messages=asked, documents=documents, max_tokens=4).json()
+        sent = [{"role": "user", "content": question}]
+        answer = post(server, "/chat", messages=sent, documents=documents, max_tokens=4).json()
         return int((answer["usage"]["prompt_tokens_details"] or {}).get("cached_tokens") or 0)
 
     cached("What is frost?", LONG)
@@ -57,7 +57,7 @@ def test_an_answer_of_the_real_model_is_checked_whole_and_streamed_alike(server:
     client = openai.OpenAI(base_url=server.v1, api_key="unused", max_retries=0, timeout=120)
     ask: dict[str, Any] = {
         "model": client.models.list().data[0].id,
-        "messages": ASKED,
+        "messages": QUESTION,
         "temperature": 0,
         "max_tokens": 60,
         "response_format": chat_format(QUOTE),
@@ -67,9 +67,9 @@ def test_an_answer_of_the_real_model_is_checked_whole_and_streamed_alike(server:
     assert message.content and message.annotations
     for each in message.annotations:
         place, source = each.url_citation, each.document  # type: ignore[attr-defined]
-        said = message.content[place.start_index : place.end_index]
+        reply = message.content[place.start_index : place.end_index]
         if each.kind == "verbatim":  # type: ignore[attr-defined]
-            assert said.split() == FROST[source["start_index"] : source["end_index"]].split()
+            assert reply.split() == FROST[source["start_index"] : source["end_index"]].split()
     deltas = [chunk.choices[0].delta for chunk in client.chat.completions.create(**ask, stream=True) if chunk.choices]
     assert "".join(delta.content or "" for delta in deltas) == message.content
     whole = message.model_dump()
@@ -102,9 +102,9 @@ def test_tools_and_structured_answers_go_with_documents(server: Service) -> None
 
 def test_a_client_of_each_protocol_gets_the_same_citations(server: Service) -> None:
     document = {"id": "1", "title": "Ice", "text": FROST}
-    question = str(ASKED[0]["content"])
-    asked = post(server, "/chat", documents=[document], max_tokens=60, response_format=chat_format(QUOTE))
-    chat = asked.json()["choices"][0]["message"]
+    question = str(QUESTION[0]["content"])
+    sent = post(server, "/chat", documents=[document], max_tokens=60, response_format=chat_format(QUOTE))
+    chat = sent.json()["choices"][0]["message"]
     assert chat["annotations"]
     model = requests.get(f"{server.v1}/models", timeout=60).json()["data"][0]["id"]
     ask: dict[str, Any] = {"model": model, "temperature": 0}
@@ -126,9 +126,9 @@ def test_a_client_of_each_protocol_gets_the_same_citations(server: Service) -> N
     messages = anthropic.Anthropic(base_url=server.url, api_key="unused", max_retries=0, timeout=120).messages
     block = {"type": "document", "title": "Ice", "citations": {"enabled": True}}
     block["source"] = {"type": "text", "media_type": "text/plain", "data": FROST}
-    said: Any = [{"role": "user", "content": [block, {"type": "text", "text": question}]}]
+    reply: Any = [{"role": "user", "content": [block, {"type": "text", "text": question}]}]
     forced = {"temperature": 0, "output_config": {"format": QUOTE}}
-    asking: Any = {"model": model, "messages": said, "max_tokens": 60, "extra_body": forced}
+    asking: Any = {"model": model, "messages": reply, "max_tokens": 60, "extra_body": forced}
     answer = messages.create(**asking)
     (text,) = json.loads(answer.model_dump_json())["content"]
     assert text["text"] == chat["content"] and text["grounding"] == chat["grounding"]

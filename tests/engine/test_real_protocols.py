@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from launcher import ROOT, Service, until
-from speakers import PATHS, Said, body, streamed, whole
+from speakers import PATHS, Reply, body, streamed, whole
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
@@ -27,15 +27,15 @@ both = pytest.mark.parametrize("kind", KINDS)
 ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 
 
-def post(server: Service, kind: str, asked: dict[str, Any], **headers: str) -> Any:
-    answer = requests.post(f"{server.url}{PATHS[kind]}", json=asked, headers=headers, timeout=120)
+def post(server: Service, kind: str, sent: dict[str, Any], **headers: str) -> Any:
+    answer = requests.post(f"{server.url}{PATHS[kind]}", json=sent, headers=headers, timeout=120)
     assert answer.status_code == 200, answer.text
-    return answer.content.decode() if asked.get("stream") else answer.json()
+    return answer.content.decode() if sent.get("stream") else answer.json()
 
 
-def say(server: Service, kind: str, asked: dict[str, Any], **headers: str) -> Said:
-    answer = post(server, kind, asked, **headers)
-    return streamed(kind, answer) if asked.get("stream") else whole(kind, answer)
+def say(server: Service, kind: str, sent: dict[str, Any], **headers: str) -> Reply:
+    answer = post(server, kind, sent, **headers)
+    return streamed(kind, answer) if sent.get("stream") else whole(kind, answer)
 
 
 def system(kind: str, text: str) -> dict[str, Any]:
@@ -48,9 +48,9 @@ def system(kind: str, text: str) -> dict[str, Any]:
 def test_text_and_counts_are_those_of_chat(server: Service, kind: str, stream: bool, words: int) -> None:
     chat = body("chat", words, FRANCE, temperature=0)
     chat["messages"] = [{"role": "system", "content": "You are a helpful assistant."}, *chat["messages"]]
-    asked = body(kind, words, FRANCE, temperature=0, stream=stream) | system(kind, "You are a helpful assistant.")
-    expected, said = say(server, "chat", chat), say(server, kind, asked)
-    assert said[:4] == expected[:4] and said.text
+    sent = body(kind, words, FRANCE, temperature=0, stream=stream) | system(kind, "You are a helpful assistant.")
+    expected, reply = say(server, "chat", chat), say(server, kind, sent)
+    assert reply[:4] == expected[:4] and reply.text
     assert expected.finish == ("length" if words == 6 else "stop")
 
 
@@ -103,8 +103,8 @@ CONVERSATION: dict[str, Any] = {
 def test_a_conversation_with_tools_is_the_same_prompt(server: Service, kind: str) -> None:
     limit = {"max_output_tokens" if kind == "responses" else "max_tokens": 4, "temperature": 0}
     chat = say(server, "chat", {**CONVERSATION["chat"], "max_tokens": 4, "temperature": 0})
-    said = say(server, kind, {**CONVERSATION[kind], **limit})
-    assert said[:4] == chat[:4]
+    reply = say(server, kind, {**CONVERSATION[kind], **limit})
+    assert reply[:4] == chat[:4]
     if kind == "messages":
         counted = requests.post(f"{server.v1}/messages/count_tokens", json=CONVERSATION[kind], timeout=60).json()
         assert counted["input_tokens"] == chat.prompt
@@ -129,13 +129,13 @@ def tools(kind: str) -> dict[str, Any]:
 
 @both
 def test_a_tool_that_must_be_called_is_called(server: Service, kind: str) -> None:
-    asked = body(kind, 100, "Make it 21 degrees.", temperature=0) | tools(kind)
-    answer = post(server, kind, asked)
+    sent = body(kind, 100, "Make it 21 degrees.", temperature=0) | tools(kind)
+    answer = post(server, kind, sent)
     (name, arguments), *_ = calls_of(kind, answer)
     assert name == "set_temperature" and set(json.loads(arguments)) == {"celsius"}
     if kind == "messages":
         assert answer["stop_reason"] == "tool_use"
-    raw = post(server, kind, {**asked, "stream": True})
+    raw = post(server, kind, {**sent, "stream": True})
     streamed(kind, raw)
     mark = "response.function_call_arguments.delta" if kind == "responses" else "input_json_delta"
     assert mark in raw and "set_temperature" in raw
@@ -144,8 +144,8 @@ def test_a_tool_that_must_be_called_is_called(server: Service, kind: str) -> Non
 @both
 @ways
 def test_a_call_cut_amid_its_arguments_is_no_call(server: Service, kind: str, stream: bool) -> None:
-    asked = body(kind, 8, "Make it 21 degrees.", temperature=0, stream=stream) | tools(kind)
-    answer = post(server, kind, asked)
+    sent = body(kind, 8, "Make it 21 degrees.", temperature=0, stream=stream) | tools(kind)
+    answer = post(server, kind, sent)
     if stream:
         assert streamed(kind, answer).finish == "length"
     else:
@@ -157,11 +157,11 @@ def test_a_call_cut_amid_its_arguments_is_no_call(server: Service, kind: str, st
 @both
 def test_an_answer_obeys_its_schema(server: Service, kind: str) -> None:
     wanted = {"type": "json_schema", "schema": SCHEMA}
-    asked = (
+    sent = (
         {"text": {"format": {**wanted, "name": "x"}}} if kind == "responses" else {"output_config": {"format": wanted}}
     )
-    said = say(server, kind, body(kind, 60, "The office has 21 degrees.", temperature=0) | asked)
-    assert set(json.loads(said.text)) == {"celsius"}
+    reply = say(server, kind, body(kind, 60, "The office has 21 degrees.", temperature=0) | sent)
+    assert set(json.loads(reply.text)) == {"celsius"}
 
 
 @both
@@ -175,10 +175,10 @@ def test_a_schema_that_costs_too_much_is_refused_by_its_place(server: Service, k
     }
     wanted = {"type": "json_schema", "schema": hostile}
     place = "text.format.schema" if kind == "responses" else "output_config.format.schema"
-    asked = (
+    sent = (
         {"text": {"format": {**wanted, "name": "x"}}} if kind == "responses" else {"output_config": {"format": wanted}}
     )
-    answer = requests.post(f"{server.url}{PATHS[kind]}", json=body(kind) | asked, timeout=120)
+    answer = requests.post(f"{server.url}{PATHS[kind]}", json=body(kind) | sent, timeout=120)
     assert answer.status_code == 400 and answer.json()["error"]["message"].startswith(place), answer.text
 
 
@@ -196,9 +196,9 @@ def test_a_tool_whose_hint_costs_too_much_is_offered_all_the_same(server: Servic
 
 
 def test_the_beginning_of_an_answer_is_gone_on_with(server: Service) -> None:
-    asked = body("messages", 4, FRANCE, temperature=0)
-    asked["messages"].append({"role": "assistant", "content": "The capital of France is"})
-    assert "Paris" in say(server, "messages", asked).text
+    sent = body("messages", 4, FRANCE, temperature=0)
+    sent["messages"].append({"role": "assistant", "content": "The capital of France is"})
+    assert "Paris" in say(server, "messages", sent).text
 
 
 def test_a_stop_sequence_is_named(server: Service) -> None:
@@ -217,8 +217,8 @@ STORY = "Tell me a long story about a river."
 @both
 @ways
 def test_the_deadline_returns_partial_text_and_frees_the_engine(server: Service, kind: str, stream: bool) -> None:
-    said = say(server, kind, body(kind, 3000, STORY, temperature=0, stream=stream), **{"x-request-timeout": "1"})
-    assert said.finish == "length" and bool(said.text) == bool(said.completion)
+    reply = say(server, kind, body(kind, 3000, STORY, temperature=0, stream=stream), **{"x-request-timeout": "1"})
+    assert reply.finish == "length" and bool(reply.text) == bool(reply.completion)
     until(lambda: busy(server) == 0, "vLLM has nothing left of it", 10)
 
 
@@ -226,8 +226,8 @@ def test_the_deadline_returns_partial_text_and_frees_the_engine(server: Service,
 def test_what_is_wrong_is_told_in_the_callers_words(server: Service, kind: str) -> None:
     limit = "max_output_tokens" if kind == "responses" else "max_tokens"
     long = body(kind, 5, "word " * 6000)
-    for asked, words in ((long, "maximum context length"), ({**body(kind), limit: 0}, limit), ({}, "")):
-        answer = requests.post(f"{server.url}{PATHS[kind]}", json=asked, timeout=60)
+    for sent, words in ((long, "maximum context length"), ({**body(kind), limit: 0}, limit), ({}, "")):
+        answer = requests.post(f"{server.url}{PATHS[kind]}", json=sent, timeout=60)
         assert answer.status_code == 400 and words in answer.json()["error"]["message"], answer.text
     if kind == "responses":
         answer = requests.post(f"{server.url}{PATHS[kind]}", json=long, timeout=60)
@@ -235,14 +235,14 @@ def test_what_is_wrong_is_told_in_the_callers_words(server: Service, kind: str) 
 
 
 def test_logprobs_come_when_they_are_included(server: Service) -> None:
-    asked = body("responses", 3, FRANCE, temperature=0, include=["message.output_text.logprobs"], top_logprobs=2)
-    (part,) = post(server, "responses", asked)["output"][0]["content"]
+    sent = body("responses", 3, FRANCE, temperature=0, include=["message.output_text.logprobs"], top_logprobs=2)
+    (part,) = post(server, "responses", sent)["output"][0]["content"]
     assert len(part["logprobs"]) == 3 and len(part["logprobs"][0]["top_logprobs"]) == 2
 
 
 def test_the_prefix_cache_is_told_of(server: Service) -> None:
-    asked = body("responses", 1, "word " * 200, temperature=0)
-    usages = [post(server, "responses", asked)["usage"]["input_tokens_details"]["cached_tokens"] for _ in range(2)]
+    sent = body("responses", 1, "word " * 200, temperature=0)
+    usages = [post(server, "responses", sent)["usage"]["input_tokens_details"]["cached_tokens"] for _ in range(2)]
     assert usages[1] >= 128 > usages[0]
 
 

@@ -23,8 +23,8 @@ def start(*argv: str) -> subprocess.CompletedProcess[str]:
 def test_what_cannot_start_ends_the_process_with_a_sentence() -> None:
     ended = start("--model", "/nowhere/at/all")
     assert ended.returncode not in (0, None)
-    told = [line for line in ended.stderr.splitlines() if line.startswith("chatbot-llm: ")]
-    assert len(told) == 1 and "/nowhere/at/all" in told[0]
+    reported = [line for line in ended.stderr.splitlines() if line.startswith("chatbot-llm: ")]
+    assert len(reported) == 1 and "/nowhere/at/all" in reported[0]
 
 
 def test_the_engine_process_begins_before_its_parent_has_imported(server: Service) -> None:
@@ -35,7 +35,7 @@ def test_the_engine_process_begins_before_its_parent_has_imported(server: Servic
 
 
 def test_a_start_writes_no_wall_of_warnings(server: Service) -> None:
-    """One for each tensor, 122 in all, where a CPU computes in bfloat16; some twenty others are of use or do no harm."""
+    """A CPU that computes in bfloat16 would give one for each tensor, 122; some twenty others do no harm."""
     assert server.log().count('"level": "warning"') < 40
 
 

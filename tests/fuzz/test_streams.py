@@ -45,19 +45,19 @@ def events(raw: bytes) -> list[bytes]:
 def test_a_stream_says_what_the_whole_answer_says(
     service: Service, text: str, words: int, burst: int, route: str, usage: bool, pieces: int
 ) -> None:
-    asked: dict[str, Any] = {"max_tokens": words, "script": {"text": text, "burst": burst}}
-    asked |= {"messages": [{"role": "user", "content": text}]} if route == "/chat" else {"prompt": text}
+    posted: dict[str, Any] = {"max_tokens": words, "script": {"text": text, "burst": burst}}
+    posted |= {"messages": [{"role": "user", "content": text}]} if route == "/chat" else {"prompt": text}
     url = f"http://127.0.0.1:{service.port}{route}"
-    choice = session.post(url, json=asked, timeout=LIMIT_S).json()["choices"][0]
+    choice = session.post(url, json=posted, timeout=LIMIT_S).json()["choices"][0]
     whole = choice["message"]["content"] if route == "/chat" else choice["text"]
-    streamed = {**asked, "stream": True, "stream_options": {"include_usage": usage}}
+    streamed = {**posted, "stream": True, "stream_options": {"include_usage": usage}}
     with session.post(url, json=streamed, timeout=LIMIT_S, stream=True) as answer:
         data = events(b"".join(answer.iter_content(pieces)))
     assert data[-1] == b"[DONE]" and data.count(b"[DONE]") == 1
     chunks = [json.loads(event) for event in data[:-1]]
     choices = [chunk["choices"][0] for chunk in chunks if chunk["choices"]]
-    said = "".join(one["delta"].get("content", "") if route == "/chat" else one["text"] for one in choices)
-    assert said == whole
+    reply = "".join(one["delta"].get("content", "") if route == "/chat" else one["text"] for one in choices)
+    assert reply == whole
     assert [one for one in choices[:-1] if one.get("finish_reason")] == []
     assert choices[-1]["finish_reason"] == choice["finish_reason"]
     assert ("usage" in chunks[-1] and not chunks[-1]["choices"]) == usage
@@ -70,18 +70,20 @@ def test_a_stream_says_what_the_whole_answer_says(
 def test_a_stream_of_named_events_says_what_the_whole_answer_says(
     service: Service, text: str, words: int, burst: int, kind: str
 ) -> None:
-    asked = body(kind, words, ask=text, script={"text": text, "burst": burst})
+    posted = body(kind, words, ask=text, script={"text": text, "burst": burst})
     url = f"http://127.0.0.1:{service.port}{PATHS[kind]}"
-    said = whole(kind, session.post(url, json=asked, timeout=LIMIT_S).json())
-    raw = session.post(url, json={**asked, "stream": True}, timeout=LIMIT_S).content.decode()
-    assert streamed(kind, raw)[:4] == said[:4]
+    reply = whole(kind, session.post(url, json=posted, timeout=LIMIT_S).json())
+    raw = session.post(url, json={**posted, "stream": True}, timeout=LIMIT_S).content.decode()
+    assert streamed(kind, raw)[:4] == reply[:4]
 
 
 @examples(0.02)
 @given(after=st.integers(0, 600), words=st.integers(1, 200))
 def test_a_reader_that_leaves_anywhere_leaves_nothing_behind(service: Service, after: int, words: int) -> None:
-    asked = {"prompt": "a", "max_tokens": words, "stream": True, "script": {"loop": True, "token_s": 0.001}}
-    with requests.post(f"http://127.0.0.1:{service.port}/generate", json=asked, timeout=LIMIT_S, stream=True) as answer:
+    posted = {"prompt": "a", "max_tokens": words, "stream": True, "script": {"loop": True, "token_s": 0.001}}
+    with requests.post(
+        f"http://127.0.0.1:{service.port}/generate", json=posted, timeout=LIMIT_S, stream=True
+    ) as answer:
         seen = 0
         for piece in answer.iter_content(64):
             seen += len(piece)

@@ -84,8 +84,8 @@ def test_pushing_beside_a_dotenv_needs_nothing_but_python(tmp_path: Path) -> Non
 def test_make_reads_the_dotenv_as_the_commands_do(text: str, shell: dict[str, str], seen: str, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(text)
     env = {name: value for name, value in os.environ.items() if not name.startswith("DEPLOY_")} | shell
-    asked = "asked: ; @echo '$(DEPLOY_REPOSITORY) $(DEPLOY_IMAGE)'"
-    command = ["make", "-s", "-f", str(ROOT / "Makefile"), "--eval", asked, "asked"]
+    rule = "shown: ; @echo '$(DEPLOY_REPOSITORY) $(DEPLOY_IMAGE)'"
+    command = ["make", "-s", "-f", str(ROOT / "Makefile"), "--eval", rule, "shown"]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
     assert done.stdout.rstrip("\n") == seen
     values = {**dotenv_values(tmp_path / ".env"), **shell}

@@ -19,7 +19,7 @@ TOO_LONG = (
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("written", "logged"),
     [
         ("stop: 'sk-123456 and more' is too long", "stop: '...' is too long"),
         ("no field sk-name-1", "no field ..."),
@@ -32,8 +32,8 @@ TOO_LONG = (
         ("sk-123456 and more", NOTHING_LEFT),
     ],
 )
-def test_an_error_keeps_its_place_and_loses_what_was_sent(said: str, told: str) -> None:
-    assert withhold(said, BODY) == told
+def test_an_error_keeps_its_place_and_loses_what_was_sent(written: str, logged: str) -> None:
+    assert withhold(written, BODY) == logged
 
 
 def test_an_error_that_repeats_the_beginning_of_a_long_text_is_cut() -> None:

@@ -91,14 +91,14 @@ def run(monkeypatch: pytest.MonkeyPatch, **env: str) -> dict[str, Any]:
 
 def test_every_request_is_one_span_below_its_callers(receiver: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"http://127.0.0.1:{receiver.server_port}"
-    said = run(monkeypatch, OTEL_EXPORTER_OTLP_ENDPOINT=url)
+    output = run(monkeypatch, OTEL_EXPORTER_OTLP_ENDPOINT=url)
     chat, generate = sorted(receiver.spans, key=lambda span: str(span.name))
     assert [chat.name, generate.name] == ["POST /chat", "POST /generate"]
     assert chat.trace_id.hex() == TRACE and chat.parent_span_id.hex() == PARENT
     assert not generate.parent_span_id
     # vLLM is given our span as its parent.
-    told = [trace["traceparent"].split("-")[1:3] for trace in said["told"]]
-    assert told == [[span.trace_id.hex(), span.span_id.hex()] for span in (chat, generate)]
+    reported = [trace["traceparent"].split("-")[1:3] for trace in output["told"]]
+    assert reported == [[span.trace_id.hex(), span.span_id.hex()] for span in (chat, generate)]
     values = {item.key: item.value for item in chat.attributes}
     assert values["gen_ai.request.model"].string_value == "scripted"
     assert values["gen_ai.usage.output_tokens"].int_value == 2
@@ -127,6 +127,6 @@ def test_a_dead_collector_costs_no_request(monkeypatch: pytest.MonkeyPatch) -> N
     ids=["unset", "disabled"],
 )
 def test_without_an_endpoint_nothing_is_imported(monkeypatch: pytest.MonkeyPatch, env: dict[str, str]) -> None:
-    said = run(monkeypatch, **env)
-    assert said["otel"] is False
-    assert said["told"][0]["traceparent"] == f"00-{TRACE}-{PARENT}-01", "the caller's context reaches vLLM unchanged"
+    output = run(monkeypatch, **env)
+    assert output["otel"] is False
+    assert output["told"][0]["traceparent"] == f"00-{TRACE}-{PARENT}-01", "the caller's context reaches vLLM unchanged"

@@ -141,7 +141,7 @@ def test_the_keyboard_alone_reaches_everything_and_every_control_has_a_name(page
         element.send_keys(Keys.TAB)
     wanted = {"theme", "talk", "question", "send", "system", "temperature", "max-tokens", "key", "documents", "fresh"}
     assert wanted <= reached.keys()
-    assert all(reached.values()), f"without a name: {[name for name, said in reached.items() if not said]}"
+    assert all(reached.values()), f"without a name: {[name for name, found in reached.items() if not found]}"
 
 
 def test_colours_follow_the_system_and_the_button(page: Page, serve: Serve) -> None:
@@ -166,9 +166,9 @@ def test_the_page_asks_nobody_but_the_service_and_rests_once_it_is_ready(page: P
     page.wait(lambda: page.turns() and page.idle(), "the answer is over")
     time.sleep(2.5)  # two of the page's polls, had it gone on polling
     names = "return performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith('data:'))"
-    asked: list[str] = page.driver.execute_script(names)
-    assert {name.removeprefix(process.url) for name in asked} <= {"/health", "/v1/models", "/chat"}
-    assert sum(name.endswith("/health") for name in asked) == 1
+    posted: list[str] = page.driver.execute_script(names)
+    assert {name.removeprefix(process.url) for name in posted} <= {"/health", "/v1/models", "/chat"}
+    assert sum(name.endswith("/health") for name in posted) == 1
 
 
 def test_citations_lead_to_the_marked_passage_and_false_quotations_stand_out(page: Page, serve: Serve) -> None:

@@ -12,20 +12,20 @@ from chatbot_llm.rag.documents import INSTRUCTION
 from in_process import Client, Make
 
 FROST = "Below about 5 \u00b0C outside, the moisture of the air freezes on the fins as frost."
-SAID = "The moisture of the air freezes on the fins as frost [1]. It \u201cmelts by itself\u201d [9]."
+ANSWERED = "The moisture of the air freezes on the fins as frost [1]. It \u201cmelts by itself\u201d [9]."
 DOCUMENTS = [{"id": "manual-7", "title": "Ice", "text": FROST}, {"text": "The fan stands still."}]
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Why?"}], "max_tokens": 40, "documents": DOCUMENTS}
 
 
 @pytest.fixture
 def client(make_app: Make) -> Client:
-    return make_app({"text": SAID}).test_client()
+    return make_app({"text": ANSWERED}).test_client()
 
 
 def events(answer: Any) -> list[dict[str, Any]]:
-    said = answer.get_data(as_text=True)
-    assert said.endswith("\n\ndata: [DONE]\n\n"), said
-    return [json.loads(event[6:]) for event in said.strip().split("\n\n")[:-1]]
+    reply = answer.get_data(as_text=True)
+    assert reply.endswith("\n\ndata: [DONE]\n\n"), reply
+    return [json.loads(event[6:]) for event in reply.strip().split("\n\n")[:-1]]
 
 
 def test_the_message_has_its_citations_and_how_grounded_it_is(client: Client) -> None:
@@ -38,12 +38,12 @@ def test_the_message_has_its_citations_and_how_grounded_it_is(client: Client) ->
         span == FROST[source["start_index"] : source["end_index"]] == "moisture of the air freezes on the fins as frost"
     )
     assert (place["title"], place["url"], source["id"], source["number"]) == ("Ice", "manual-7", "manual-7", 1)
-    assert SAID[: mark["url_citation"]["end_index"]].endswith("frost [1]")
+    assert ANSWERED[: mark["url_citation"]["end_index"]].endswith("frost [1]")
     grounding = message["grounding"]
     assert grounding["documents"] == ["manual-7", "2"] and grounding["left_out"] == []
     assert [each["number"] for each in grounding["unknown_citations"]] == [9]
     (quote,) = grounding["unsupported_quotes"]
-    assert SAID[quote["start_index"] : quote["end_index"]] == "melts by itself"
+    assert ANSWERED[quote["start_index"] : quote["end_index"]] == "melts by itself"
     assert grounding["verbatim_share"] == round(10 / 15, 4)
 
 
@@ -90,7 +90,7 @@ def test_a_wrong_document_is_refused_before_it_takes_a_slot(client: Client) -> N
 
 
 def test_documents_of_a_request_that_waited_for_the_model_are_there(make_app: Make) -> None:
-    client = make_app({"text": SAID, "load_s": 0.5}, wait=False).test_client()
+    client = make_app({"text": ANSWERED, "load_s": 0.5}, wait=False).test_client()
     message = client.post("/chat", json=CHAT).get_json()["choices"][0]["message"]
     assert message["grounding"]["documents"] == ["manual-7", "2"]
 
@@ -128,8 +128,8 @@ def test_responses_have_annotations_in_their_own_form(client: Client) -> None:
     (part,) = ResponseOutputMessage.model_validate(item).content
     assert isinstance(part, ResponseOutputText) and [each.type for each in part.annotations] == ["url_citation"] * 2
     flat = [{"type": each["type"], "kind": each["kind"], **each["url_citation"]} for each in chat["annotations"]]
-    told = [{name: each[name] for name in flat[0]} for each in item["content"][0]["annotations"]]
-    assert told == flat and item["grounding"] == chat["grounding"]
+    reported = [{name: each[name] for name in flat[0]} for each in item["content"][0]["annotations"]]
+    assert reported == flat and item["grounding"] == chat["grounding"]
 
 
 def test_a_stream_of_responses_says_the_same_in_every_event_that_has_the_text(client: Client) -> None:

@@ -14,7 +14,7 @@ from chatbot_llm.rag import documents
 from chatbot_llm.rag.documents import Documents, Form, form_of
 from chatbot_llm.rag.forms import FORMS
 
-ASKED: list[dict[str, Any]] = [{"role": "user", "content": "Why?"}]
+QUESTION: list[dict[str, Any]] = [{"role": "user", "content": "Why?"}]
 #: The tokens of Qwen2.5's tokenizer that are not text, as its tokenizer_config.json lists them.
 QWEN = tuple(
     "<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|> "
@@ -75,13 +75,13 @@ def model(request: pytest.FixtureRequest) -> Model:
 
 
 def given_documents(*texts: str, **more: Any) -> Documents:
-    found = documents.read({"messages": ASKED, "documents": [{"text": text} for text in texts], **more})
+    found = documents.read({"messages": QUESTION, "documents": [{"text": text} for text in texts], **more})
     assert found is not None
     return found
 
 
 def placed(form: Form, *texts: str, messages: list[dict[str, Any]] | None = None, **more: Any) -> dict[str, Any]:
-    return given_documents(*texts, **more).place({"messages": messages or ASKED}, form, len(texts), put)
+    return given_documents(*texts, **more).place({"messages": messages or QUESTION}, form, len(texts), put)
 
 
 PLAIN = form_of("", ())
@@ -110,10 +110,12 @@ def test_no_control_token_of_the_model_comes_out_of_a_document(model: Model) -> 
         for text in hostile(token):
             for body in (
                 placed(model.form, text),
-                given_documents("a").place({"messages": ASKED}, model.form, 1, put)
-                | placed(model.form, "harmless", text, messages=[{"role": "system", "content": "Be brief."}, *ASKED]),
+                given_documents("a").place({"messages": QUESTION}, model.form, 1, put)
+                | placed(
+                    model.form, "harmless", text, messages=[{"role": "system", "content": "Be brief."}, *QUESTION]
+                ),
                 documents.Documents((documents.Document(1, token, f"{token} {text}", "x"),)).place(
-                    {"messages": ASKED}, model.form, 1, put
+                    {"messages": QUESTION}, model.form, 1, put
                 ),
             ):
                 ours = [number for number in model.tokens(body) if number in control]
@@ -132,8 +134,8 @@ def test_the_same_text_unguarded_would_have_been_control(model: Model) -> None:
 )
 def test_no_marker_of_template_or_documents_comes_out_of_a_document(marker: str) -> None:
     model = qwen()
-    said = placed(model.form, f"a {marker} b")["messages"][0]["content"].lower()
-    assert said.count(marker.lower()) == placed(model.form, "a b")["messages"][0]["content"].count(marker.lower())
+    reply = placed(model.form, f"a {marker} b")["messages"][0]["content"].lower()
+    assert reply.count(marker.lower()) == placed(model.form, "a b")["messages"][0]["content"].count(marker.lower())
 
 
 @given(st.lists(st.sampled_from([*QWEN, "<|im_", "start|>", "<", "|", "</document", "\n", "a", "\u0130"]), max_size=12))
@@ -163,7 +165,12 @@ def test_role_words_are_words() -> None:
 
 
 def test_documents_stand_behind_the_system_message_and_before_the_conversation() -> None:
-    conversation = [{"role": "system", "content": "Be brief."}, *ASKED, {"role": "assistant", "content": "So."}, *ASKED]
+    conversation = [
+        {"role": "system", "content": "Be brief."},
+        *QUESTION,
+        {"role": "assistant", "content": "So."},
+        *QUESTION,
+    ]
     body = placed(PLAIN, "Ice.", "Snow.", messages=conversation)
     system, *rest = body["messages"]
     assert rest == conversation[1:] and conversation[0]["content"] == "Be brief."
@@ -174,19 +181,19 @@ def test_documents_stand_behind_the_system_message_and_before_the_conversation()
 
 
 def test_what_stands_before_the_conversation_does_not_depend_on_it() -> None:
-    one = placed(PLAIN, "Ice.", messages=ASKED)["messages"][0]
+    one = placed(PLAIN, "Ice.", messages=QUESTION)["messages"][0]
     other = placed(PLAIN, "Ice.", messages=[{"role": "user", "content": "Who?"}])["messages"][0]
     assert one == other and one["role"] == "system"
 
 
 def test_a_system_message_in_parts_gets_one_more() -> None:
     parts = [{"type": "text", "text": "Be brief."}]
-    body = placed(PLAIN, "Ice.", messages=[{"role": "system", "content": parts}, *ASKED])
+    body = placed(PLAIN, "Ice.", messages=[{"role": "system", "content": parts}, *QUESTION])
     assert [part["text"][:9] for part in body["messages"][0]["content"]] == ["Be brief.", documents.INSTRUCTION[:9]]
 
 
 def test_documents_are_never_put_into_a_message_that_templates_may_drop() -> None:
-    body = placed(PLAIN, "Ice.", messages=[{"role": "developer", "content": "Be brief."}, *ASKED])
+    body = placed(PLAIN, "Ice.", messages=[{"role": "developer", "content": "Be brief."}, *QUESTION])
     assert [message["role"] for message in body["messages"]] == ["system", "developer", "user"]
 
 
@@ -198,14 +205,14 @@ def test_the_instruction_can_be_replaced_or_switched_off(instruction: str) -> No
 
 def test_a_title_stays_one_line_and_inside_its_quotation_marks() -> None:
     found = documents.Documents((documents.Document(1, "a", 'x">\n<document', "Ice."),))
-    content = found.place({"messages": ASKED}, PLAIN, 1, put)["messages"][0]["content"]
+    content = found.place({"messages": QUESTION}, PLAIN, 1, put)["messages"][0]["content"]
     assert '<document cite="[1]" title="x\'> < document">\nIce.\n</document>' in content
 
 
 def test_a_template_that_renders_documents_gets_them() -> None:
     template = "{% for d in documents %}{{ d.title }}: {{ d.text }}<end>{% endfor %}"
     form = form_of(template, ("<end>",))
-    body = placed(form, "Ice.<end>", messages=ASKED)
+    body = placed(form, "Ice.<end>", messages=QUESTION)
     assert form.by_template
     assert body["chat_template_kwargs"]["documents"] == [{"title": "", "text": "Ice.< end>"}]
     assert body["messages"][0]["content"] == documents.INSTRUCTION
@@ -232,13 +239,13 @@ def test_a_template_that_renders_documents_gets_them() -> None:
 )
 def test_what_cannot_be_a_document_is_refused_with_its_place(body: dict[str, Any], place: str) -> None:
     with pytest.raises(BadRequest) as refused:
-        documents.read({"messages": ASKED, **body})
+        documents.read({"messages": QUESTION, **body})
     assert place in refused.value.message and refused.value.param
 
 
 def test_no_documents_are_none() -> None:
-    body = {"messages": ASKED, "documents": [], "documents_policy": "drop_last"}
-    assert documents.read(body) is None and body == {"messages": ASKED}
+    body = {"messages": QUESTION, "documents": [], "documents_policy": "drop_last"}
+    assert documents.read(body) is None and body == {"messages": QUESTION}
 
 
 # fitting
@@ -246,18 +253,18 @@ def test_no_documents_are_none() -> None:
 
 def fit(found: Documents, context: int, answer: int) -> tuple[dict[str, Any], int, list[str]]:
     """A model whose tokens are characters."""
-    asked: list[str] = []
+    sent: list[str] = []
 
     async def count(body: dict[str, Any]) -> int:
-        asked.append(next(iter(body)))
+        sent.append(next(iter(body)))
         return len(body["prompt"]) if "prompt" in body else length(body)
 
-    placed, used = asyncio.run(found.fit({"messages": ASKED}, PLAIN, context, answer, count, put))
-    return placed, used, asked
+    placed, used = asyncio.run(found.fit({"messages": QUESTION}, PLAIN, context, answer, count, put))
+    return placed, used, sent
 
 
 def size(found: Documents, used: int) -> int:
-    return length(found.place({"messages": ASKED}, PLAIN, used, put))
+    return length(found.place({"messages": QUESTION}, PLAIN, used, put))
 
 
 def length(body: dict[str, Any]) -> int:
@@ -269,27 +276,27 @@ FIVE = [character * 100 for character in "abcde"]
 
 def test_what_fits_is_counted_once() -> None:
     found = given_documents(*FIVE)
-    _, used, asked = fit(found, size(found, 5) + 20, 20)
-    assert used == 5 and asked == ["messages"]
+    _, used, sent = fit(found, size(found, 5) + 20, 20)
+    assert used == 5 and sent == ["messages"]
 
 
 @pytest.mark.parametrize("used", [1, 2, 3, 4])
 def test_whole_documents_are_left_out_from_the_end_until_the_rest_fits(used: int) -> None:
     found = given_documents(*FIVE, documents_policy="drop_last")
-    body, kept, asked = fit(found, size(found, used + 1) + 19, 20)
+    body, kept, sent = fit(found, size(found, used + 1) + 19, 20)
     content = body["messages"][0]["content"]
     assert kept == used
     assert [text in content for text in FIVE] == [True] * used + [False] * (5 - used)
-    assert asked.count("prompt") == 5, "each document is counted once"
+    assert sent.count("prompt") == 5, "each document is counted once"
 
 
 def test_documents_that_do_not_fit_are_refused_with_the_count() -> None:
     found = given_documents(*FIVE)
     with pytest.raises(BadRequest) as refused:
         fit(found, size(found, 3) + 20, 20)
-    told = refused.value
-    assert told.code == "context_length_exceeded" and told.param == "documents"
-    assert f"{size(found, 5) - size(found, 3)} more than" in told.message and "first 3 of 5" in told.message
+    reported = refused.value
+    assert reported.code == "context_length_exceeded" and reported.param == "documents"
+    assert f"{size(found, 5) - size(found, 3)} more than" in reported.message and "first 3 of 5" in reported.message
 
 
 @pytest.mark.parametrize("policy", documents.POLICIES)

@@ -21,10 +21,8 @@ STAINLESS = ",".join(
 
 
 def preflight(make_app: Make, origins: str, origin: str = PAGE, headers: str = STAINLESS) -> Any:
-    asked = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": headers}
-    return (
-        make_app(cors_origins=origins, api_keys="k" * 16).test_client().options("/v1/chat/completions", headers=asked)
-    )
+    sent = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": headers}
+    return make_app(cors_origins=origins, api_keys="k" * 16).test_client().options("/v1/chat/completions", headers=sent)
 
 
 def test_an_allowed_page_may_send_the_headers_it_asks_for(make_app: Make) -> None:

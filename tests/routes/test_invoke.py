@@ -96,7 +96,7 @@ def test_a_bare_body_is_understood(client: Client, event: Any, path: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("event", "asked", "path"),
+    ("event", "sent", "path"),
     [
         ({**CHAT, "input": None, "system": None, "prompt": None}, CHAT, "/chat"),
         ({**RAW, "messages": None, "input": None}, RAW, "/generate"),
@@ -104,8 +104,8 @@ def test_a_bare_body_is_understood(client: Client, event: Any, path: str) -> Non
         ({**MESSAGE, "input": None}, MESSAGE, "/v1/messages"),
     ],
 )
-def test_a_field_that_is_null_does_not_tell_the_protocol(client: Client, event: Any, asked: Any, path: str) -> None:
-    answer, through = client.post(path, json=asked), invoke(client, event)
+def test_a_field_that_is_null_does_not_tell_the_protocol(client: Client, event: Any, sent: Any, path: str) -> None:
+    answer, through = client.post(path, json=sent), invoke(client, event)
     assert through.status_code == 200 and timeless(through.get_json()) == timeless(answer.get_json())
 
 

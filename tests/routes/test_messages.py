@@ -92,12 +92,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("body", "told"), REFUSED, ids=[told for _, told in REFUSED])
+@pytest.mark.parametrize(("body", "reported"), REFUSED, ids=[reported for _, reported in REFUSED])
 @pytest.mark.parametrize("kind", ["messages", "count"])
-def test_what_cannot_be_done_is_refused_by_its_own_name(kind: str, body: dict[str, Any], told: str) -> None:
+def test_what_cannot_be_done_is_refused_by_its_own_name(kind: str, body: dict[str, Any], reported: str) -> None:
     with pytest.raises(BadRequest) as refused:
         validation.check(kind, json.loads(json.dumps({**ASK, **body})), SETTINGS)
-    assert told in refused.value.message and refused.value.param
+    assert reported in refused.value.message and refused.value.param
     assert URL not in refused.value.message and len(refused.value.message) < 250
 
 
@@ -147,8 +147,8 @@ def test_what_clients_send_passes() -> None:
 
 def test_a_budget_of_thoughts_is_refused_in_the_callers_words() -> None:
     """vLLM names its own flags and a field of a chat; a drift test holds the sentence against its source."""
-    told = BadRequest("thinking_token_budget is set but reasoning_config is not configured. Please set --reasoning")
-    error = PROTOCOLS["messages"].in_words(told)
+    reported = BadRequest("thinking_token_budget is set but reasoning_config is not configured. Please set --reasoning")
+    error = PROTOCOLS["messages"].in_words(reported)
     assert error.message.startswith("thinking: ") and "token_budget" not in error.message and "--" not in error.message
 
 

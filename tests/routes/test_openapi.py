@@ -31,10 +31,10 @@ def test_a_field_is_in_the_description_as_the_service_takes_it(client: Client, k
     refused = [field for field, rule in fields.PROTOCOLS[kind].items() if rule.use == "refused" and field not in body]
     assert refused
     for field in [*refused, "no_such_field"]:
-        asked = {**body, field: "something"}
-        assert not allowed(name, asked), field
-        assert client.post(path, json=asked).status_code == 400, field
+        sent = {**body, field: "something"}
+        assert not allowed(name, sent), field
+        assert client.post(path, json=sent).status_code == 400, field
     for field, rule in fields.PROTOCOLS[kind].items():
         for neutral in rule.neutral:
-            asked = {**body, field: neutral}
-            assert allowed(name, asked) and client.post(path, json=asked).status_code == 200, field
+            sent = {**body, field: neutral}
+            assert allowed(name, sent) and client.post(path, json=sent).status_code == 200, field

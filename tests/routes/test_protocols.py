@@ -18,22 +18,22 @@ every = pytest.mark.parametrize("kind", KINDS)
 
 @every
 def test_an_answer_and_a_stream_say_the_same(client: Client, kind: str) -> None:
-    said = whole(kind, client.post(PATHS[kind], json=body(kind, 6)).get_json())
-    assert said[:2] == ("The capital of France is Paris.", "length") and said.completion == 6
+    reply = whole(kind, client.post(PATHS[kind], json=body(kind, 6)).get_json())
+    assert reply[:2] == ("The capital of France is Paris.", "length") and reply.completion == 6
     answer = client.post(PATHS[kind], json=body(kind, 6, stream=True))
     assert answer.mimetype == "text/event-stream"
-    told = streamed(kind, answer.get_data(as_text=True))
-    assert told[:2] == said[:2] and told.pieces == 6
+    reported = streamed(kind, answer.get_data(as_text=True))
+    assert reported[:2] == reply[:2] and reported.pieces == 6
     if kind != "chat":  # a chat counts in a stream when it is asked to
-        assert told[2:4] == said[2:4]
+        assert reported[2:4] == reply[2:4]
 
 
 @every
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_answer_that_came_to_its_end_says_so(client: Client, kind: str, stream: bool) -> None:
     answer = client.post(PATHS[kind], json=body(kind, 100, stream=stream))
-    said = streamed(kind, answer.get_data(as_text=True)) if stream else whole(kind, answer.get_json())
-    assert said.finish == "stop" and said.text.endswith("not by a model.")
+    reply = streamed(kind, answer.get_data(as_text=True)) if stream else whole(kind, answer.get_json())
+    assert reply.finish == "stop" and reply.text.endswith("not by a model.")
 
 
 @every
@@ -41,11 +41,11 @@ def test_an_answer_that_came_to_its_end_says_so(client: Client, kind: str, strea
 @pytest.mark.parametrize("first_s", [0, 30])
 def test_at_its_deadline_an_answer_ends_in_good_order(make_app: Make, kind: str, stream: bool, first_s: int) -> None:
     client = make_app().test_client()
-    asked = scripted(kind, 500, stream=stream, token_s=0.05, first_s=first_s)
-    answer = client.post(PATHS[kind], json=asked, headers={"x-request-timeout": "0.3"})
-    said = streamed(kind, answer.get_data(as_text=True)) if stream else whole(kind, answer.get_json())
+    sent = scripted(kind, 500, stream=stream, token_s=0.05, first_s=first_s)
+    answer = client.post(PATHS[kind], json=sent, headers={"x-request-timeout": "0.3"})
+    reply = streamed(kind, answer.get_data(as_text=True)) if stream else whole(kind, answer.get_json())
     assert answer.status_code == 200
-    assert said.finish == "length" and bool(said.text) == (first_s == 0)
+    assert reply.finish == "length" and bool(reply.text) == (first_s == 0)
 
 
 @every
@@ -68,8 +68,8 @@ def test_a_fault_amid_a_stream_is_told_in_the_protocols_form(
 
     monkeypatch.setattr(engine, "_answer", failing)
     raw = app.test_client().post(PATHS[kind], json=body(kind, 16, stream=True)).get_data(as_text=True)
-    said = streamed(kind, raw)
-    assert said.text and said.error and "secret" not in raw
+    reply = streamed(kind, raw)
+    assert reply.text and reply.error and "secret" not in raw
     assert app.service.admission.counts() == (0, 0)
 
 
@@ -93,16 +93,16 @@ def test_a_switch_is_true_or_false(client: Client, kind: str, name: str, value: 
     """vLLM's models read "false" as false, Python as true."""
     answer = client.post(PATHS[kind], json=body(kind, **{name: value}))
     known = name == "stream" or kind == "chat"
-    told = error_of(kind, answer.get_json())["message"]
+    reported = error_of(kind, answer.get_json())["message"]
     assert answer.status_code == 400
-    assert told.startswith(f"{name}: {'must be true or false' if known else 'this field is not known'}")
+    assert reported.startswith(f"{name}: {'must be true or false' if known else 'this field is not known'}")
 
 
 @every
 def test_a_stream_begins_with_the_first_token(make_app: Make, kind: str) -> None:
     app = make_app()
-    asked = scripted(kind, 3, stream=True, first_s=0.3)
-    text = app.test_client().post(PATHS[kind], json=asked).get_data(as_text=True)
+    sent = scripted(kind, 3, stream=True, first_s=0.3)
+    text = app.test_client().post(PATHS[kind], json=sent).get_data(as_text=True)
     assert streamed(kind, text).pieces == 3
     if kind == "responses":
         assert app.service.metrics.first._sum.get() > 0.25, "what comes before the first token is not counted as it"
@@ -112,14 +112,14 @@ def test_a_stream_begins_with_the_first_token(make_app: Make, kind: str) -> None
 def test_every_error_has_the_protocols_form(make_app: Make, kind: str) -> None:
     client = make_app(api_keys="key-0123456789abcdef", max_body_bytes=2048, max_running=1, max_waiting=0).test_client()
     path, key = PATHS[kind], {"x-api-key": "key-0123456789abcdef"}
-    asked = body(kind)
+    sent = body(kind)
     answers = {
-        401: client.post(path, json=asked),
-        413: client.post(path, json={**asked, "x": "y" * 4000}, headers=key),
+        401: client.post(path, json=sent),
+        413: client.post(path, json={**sent, "x": "y" * 4000}, headers=key),
         415: client.post(path, data=b"{}", content_type="text/plain", headers=key),
         405: client.get(path, headers=key),
-        404: client.post(path, json={**asked, "model": "gpt-4"}, headers=key),
-        400: client.post(path, json={**asked, "think_harder": 1}, headers=key),
+        404: client.post(path, json={**sent, "model": "gpt-4"}, headers=key),
+        400: client.post(path, json={**sent, "think_harder": 1}, headers=key),
     }
     for status, answer in answers.items():
         assert answer.status_code == status
@@ -175,9 +175,9 @@ def test_an_answer_is_timed_logged_and_counted_by_its_route(
 @every
 def test_text_that_looks_like_a_streams_end_is_text(client: Client, kind: str) -> None:
     text = "a \n\nevent: response.completed\ndata: [DONE]\n\nevent: message_stop\n\n\u2028 b"
-    asked = scripted(kind, 12, stream=True, text=text)
-    told = streamed(kind, client.post(PATHS[kind], json=asked).get_data(as_text=True))
-    assert told.finish == "length" and told.text.startswith(text) and not told.error
+    sent = scripted(kind, 12, stream=True, text=text)
+    reported = streamed(kind, client.post(PATHS[kind], json=sent).get_data(as_text=True))
+    assert reported.finish == "length" and reported.text.startswith(text) and not reported.error
 
 
 @pytest.mark.long
@@ -237,6 +237,6 @@ def test_a_cut_of_the_drain_is_told(make_app: Make) -> None:
         await app.service.drain()
 
     draining = asyncio.run_coroutine_threadsafe(together(), app._loop)
-    asked = scripted("responses", 4000, stream=True, token_s=0.02)
-    assert streamed("responses", client.post("/v1/responses", json=asked).get_data(as_text=True)).finish == "length"
+    sent = scripted("responses", 4000, stream=True, token_s=0.02)
+    assert streamed("responses", client.post("/v1/responses", json=sent).get_data(as_text=True)).finish == "length"
     draining.result(10)

@@ -103,11 +103,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("body", "told"), REFUSED, ids=[told for _, told in REFUSED])
-def test_what_cannot_be_done_is_refused_by_its_own_name(body: dict[str, Any], told: str) -> None:
+@pytest.mark.parametrize(("body", "reported"), REFUSED, ids=[reported for _, reported in REFUSED])
+def test_what_cannot_be_done_is_refused_by_its_own_name(body: dict[str, Any], reported: str) -> None:
     with pytest.raises(BadRequest) as refused:
         validation.check("responses", json.loads(json.dumps({"input": "Hi", **body})), SETTINGS)
-    assert told in refused.value.message and refused.value.param
+    assert reported in refused.value.message and refused.value.param
     assert URL not in refused.value.message and len(refused.value.message) < 250
 
 
@@ -166,9 +166,9 @@ def test_what_clients_send_passes() -> None:
 
 def test_vllm_is_given_items_of_which_it_drops_nothing() -> None:
     request = EngineRequest(PROTOCOLS["responses"], {"input": CONVERSATION, "include": ["reasoning.encrypted_content"]})
-    asked = request.protocol.for_vllm(request, "scripted")
-    assert asked["store"] is False and asked["include"] == [] and asked["request_id"] == f"resp_{request.id}"
-    assert asked["input"] == [
+    sent = request.protocol.for_vllm(request, "scripted")
+    assert sent["store"] is False and sent["include"] == [] and sent["request_id"] == f"resp_{request.id}"
+    assert sent["input"] == [
         {"role": "developer", "content": "Be brief."},
         {"role": "user", "content": [{"type": "input_text", "text": "Weather?"}]},
         {"type": "function_call", "call_id": "c1", "name": "f", "arguments": '{"a": 1}'},

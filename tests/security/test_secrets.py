@@ -69,8 +69,8 @@ class Caller:
         """The status line, headers and body of an error; nothing of an answer, which may hold what it was asked."""
         self._connection.request(method, path, body, headers)
         answer = self._connection.getresponse()
-        told = answer.read() + str(answer.getheaders()).encode()
-        return b"" if answer.status == 200 else told
+        reported = answer.read() + str(answer.getheaders()).encode()
+        return b"" if answer.status == 200 else reported
 
 
 def attack(service: Service) -> Iterator[tuple[str, bytes]]:

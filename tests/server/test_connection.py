@@ -139,9 +139,9 @@ def test_bodies_are_bounded_together(service: Service) -> None:
             line.socket.settimeout(0.5)
             with contextlib.suppress(TimeoutError, ConnectionError):
                 refused.append(line.socket.recv(65536))
-        told = [answer for answer in refused if answer]
-        assert told and all(status(answer) == 429 and b"retry-after" in answer.lower() for answer in told)
-        assert len(told) < len(lines), "those that came first are not refused"
+        reported = [answer for answer in refused if answer]
+        assert reported and all(status(answer) == 429 and b"retry-after" in answer.lower() for answer in reported)
+        assert len(reported) < len(lines), "those that came first are not refused"
     until(lambda: chat(service.port, 3).status == 200, "the bytes are given back", 10)
 
 

@@ -151,10 +151,10 @@ def watch(service: Service, book: Book, stop: threading.Event) -> None:
     worker = service.worker
     while not stop.wait(0.5):
         with contextlib.suppress(OSError, http.client.HTTPException):
-            asked = call(service.port, "GET", "/health", timeout=30)
+            posted = call(service.port, "GET", "/health", timeout=30)
             memory = worker.memory_info().rss / (1 << 20)
-            shown = asked.json
-            sample = (book.now(), memory, worker.num_threads(), shown["running"], shown["waiting"], asked.seconds)
+            shown = posted.json
+            sample = (book.now(), memory, worker.num_threads(), shown["running"], shown["waiting"], posted.seconds)
             book.samples.append(sample)
 
 

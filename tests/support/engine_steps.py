@@ -14,7 +14,7 @@ from log_lines import line
 
 
 @dataclass
-class Asked:
+class Arrival:
     """A request, seconds since `log_lines.BEGAN`, and what became of it."""
 
     came: float
@@ -26,7 +26,7 @@ class Asked:
     ended: float = 0.0
     running: int = 0
     unread: int = field(default=0)
-    told: int = field(default=0)
+    written: int = field(default=0)
 
     def line(self) -> str:
         marks = {
@@ -40,9 +40,9 @@ class Asked:
         return line(self.ended, instance=self.instance, running=self.running, **tokens, **times)
 
 
-def play(asked: list[Asked], times: Times, slots: int = 10, noise: float = 0.0) -> list[Asked]:
+def play(arrivals: list[Arrival], times: Times, slots: int = 10, noise: float = 0.0) -> list[Arrival]:
     """What one engine does with requests in order of their time; a step takes up to the share `noise` more or less."""
-    chance, now, freed, inside, coming = random.Random(3), 0.0, 0.0, [], list(asked)
+    chance, now, freed, inside, coming = random.Random(3), 0.0, 0.0, [], list(arrivals)
     while inside or coming:
         if not inside:
             now = max(now, coming[0].came)
@@ -63,11 +63,11 @@ def play(asked: list[Asked], times: Times, slots: int = 10, noise: float = 0.0) 
         now += took * chance.uniform(1 - noise, 1 + noise)
         full = len(inside) == slots
         for one in tokens:
-            one.told += 1
-            if one.told == 1:
+            one.written += 1
+            if one.written == 1:
                 one.first = now + times.first_s
-            if one.told == one.answer:
+            if one.written == one.answer:
                 one.ended = now + times.first_s
                 inside.remove(one)
                 freed = now if full else freed
-    return asked
+    return arrivals

@@ -144,10 +144,10 @@ class Service:
 
         def ill() -> bool:
             nonlocal healthy
-            asked = time.time()
+            sent = time.time()
             with contextlib.suppress(OSError, http.client.HTTPException):
                 if self.call("GET", "/health", timeout=5).status == 200:
-                    healthy = asked
+                    healthy = sent
                     return False
             return True
 

@@ -14,7 +14,7 @@ KINDS = tuple(PATHS)
 LIMIT = {"chat": "max_tokens", "responses": "max_output_tokens", "messages": "max_tokens"}
 
 
-class Said(NamedTuple):
+class Reply(NamedTuple):
     """What an answer came to. `finish` is a chat's word for it; `error` the message of one, in the protocol's form."""
 
     text: str
@@ -27,8 +27,8 @@ class Said(NamedTuple):
 
 def body(kind: str, words: int = 16, ask: str = "Count.", **more: Any) -> dict[str, Any]:
     """A request of a protocol for at most `words` tokens."""
-    said = {"input": ask} if kind == "responses" else {"messages": [{"role": "user", "content": ask}]}
-    return {**said, LIMIT[kind]: words, **more}
+    reply = {"input": ask} if kind == "responses" else {"messages": [{"role": "user", "content": ask}]}
+    return {**reply, LIMIT[kind]: words, **more}
 
 
 def scripted(kind: str, words: int = 16, *, stream: bool = False, **script: Any) -> dict[str, Any]:
@@ -47,17 +47,17 @@ def error_of(kind: str, answer: Any) -> dict[str, Any]:
     return error
 
 
-def whole(kind: str, answer: Any) -> Said:
+def whole(kind: str, answer: Any) -> Reply:
     """A whole answer (JSON)."""
     if kind == "chat":
         (choice,), usage = answer["choices"], answer["usage"]
         text = choice["message"]["content"] or ""
-        return Said(text, choice["finish_reason"], usage["prompt_tokens"], usage["completion_tokens"])
+        return Reply(text, choice["finish_reason"], usage["prompt_tokens"], usage["completion_tokens"])
     if kind == "responses":
         return _response(answer)
     assert answer["type"] == "message" and answer["id"].startswith("msg_") and "stop_sequence" in answer
     text = "".join(block["text"] for block in answer["content"] if block["type"] == "text")
-    return Said(text, _finish(answer["stop_reason"]), *_anthropic(answer["usage"]))
+    return Reply(text, _finish(answer["stop_reason"]), *_anthropic(answer["usage"]))
 
 
 def _anthropic(usage: dict[str, int]) -> tuple[int, int]:
@@ -68,7 +68,7 @@ def _finish(reason: str | None) -> str | None:
     return {"end_turn": "stop", "max_tokens": "length"}.get(reason or "", reason)
 
 
-def _response(answer: Any) -> Said:
+def _response(answer: Any) -> Reply:
     assert answer["object"] == "response" and answer["id"].startswith("resp_")
     assert answer["store"] is False and answer["error"] is None
     cut = answer["status"] == "incomplete"
@@ -80,7 +80,7 @@ def _response(answer: Any) -> Said:
     text = "".join(part["text"] for item in messages for part in item["content"])
     usage = answer["usage"]
     assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
-    return Said(text, "length" if cut else "stop", usage["input_tokens"], usage["output_tokens"])
+    return Reply(text, "length" if cut else "stop", usage["input_tokens"], usage["output_tokens"])
 
 
 def events(raw: str) -> list[tuple[str, Any]]:
@@ -96,12 +96,12 @@ def events(raw: str) -> list[tuple[str, Any]]:
     return found
 
 
-def streamed(kind: str, raw: str) -> Said:
+def streamed(kind: str, raw: str) -> Reply:
     """A streamed answer, read to its end."""
     return {"chat": _chat_stream, "responses": _responses_stream, "messages": _messages_stream}[kind](events(raw))
 
 
-def _chat_stream(found: list[tuple[str, Any]]) -> Said:
+def _chat_stream(found: list[tuple[str, Any]]) -> Reply:
     assert found.pop() == ("", "[DONE]") and not any(name for name, _ in found)
     error = found.pop()[1]["error"]["message"] if "error" in found[-1][1] else ""
     choices = [choice for _, data in found for choice in data["choices"]]
@@ -109,10 +109,10 @@ def _chat_stream(found: list[tuple[str, Any]]) -> Said:
     words = [choice["delta"].get("content") or "" for choice in choices]
     finish = choices[-1]["finish_reason"] if choices else None
     tokens = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
-    return Said("".join(words), finish, *tokens, error, sum(map(bool, words)))
+    return Reply("".join(words), finish, *tokens, error, sum(map(bool, words)))
 
 
-def _responses_stream(found: list[tuple[str, Any]]) -> Said:
+def _responses_stream(found: list[tuple[str, Any]]) -> Reply:
     names = [name for name, _ in found]
     assert all(name == data["type"] for name, data in found)
     assert [data["sequence_number"] for _, data in found] == list(range(len(found)))
@@ -123,26 +123,26 @@ def _responses_stream(found: list[tuple[str, Any]]) -> Said:
     assert last["id"] == found[0][1]["response"]["id"]
     if names[-1] == "response.failed":
         assert names[-2] == "error" and last["status"] == "failed" and last["error"]["code"]
-        return Said("".join(words), None, 0, 0, found[-2][1]["message"], len(words))
+        return Reply("".join(words), None, 0, 0, found[-2][1]["message"], len(words))
     assert names[-1] == f"response.{last['status']}"
     done = [data["item"] for name, data in found if name == "response.output_item.done"]
     assert done == last["output"] and len(done) == names.count("response.output_item.added")
-    said = _response(last)
-    assert "".join(words) == said.text
-    return said._replace(pieces=len(words))
+    reply = _response(last)
+    assert "".join(words) == reply.text
+    return reply._replace(pieces=len(words))
 
 
-def _messages_stream(found: list[tuple[str, Any]]) -> Said:
+def _messages_stream(found: list[tuple[str, Any]]) -> Reply:
     names = [name for name, _ in found]
     assert all(name == data["type"] for name, data in found) and names[0] == "message_start"
     start = found[0][1]["message"]
     assert start["id"].startswith("msg_") and start["content"] == [] and start["stop_reason"] is None
     words = [data["delta"]["text"] for _, data in found if data.get("delta", {}).get("type") == "text_delta"]
     if names[-1] == "error":
-        return Said("".join(words), None, 0, 0, error_of("messages", found[-1][1])["message"], len(words))
+        return Reply("".join(words), None, 0, 0, error_of("messages", found[-1][1])["message"], len(words))
     assert names[-2:] == ["message_delta", "message_stop"]
     starts, stops = names.count("content_block_start"), names.count("content_block_stop")
     assert starts == stops
     last = found[-2][1]
     prompt, completion = _anthropic({**start["usage"], **last["usage"]})
-    return Said("".join(words), _finish(last["delta"]["stop_reason"]), prompt, completion, "", len(words))
+    return Reply("".join(words), _finish(last["delta"]["stop_reason"]), prompt, completion, "", len(words))

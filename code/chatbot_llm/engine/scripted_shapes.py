@@ -65,12 +65,12 @@ class ChatShape(Shape):
             yield framed({**self._head, "object": self.kind, "choices": [], "usage": self.usage()})
         yield "data: [DONE]\n\n"
 
-    def _said(self, text: str) -> dict[str, Any]:
+    def _content(self, text: str) -> dict[str, Any]:
         return {"message": {"role": "assistant", "content": text}}
 
     def whole(self, text: str, end: str) -> dict[str, Any]:
         reason = "length" if end == "abort" else end
-        choice = {"index": 0, "logprobs": None, "finish_reason": reason, **self._said(text)}
+        choice = {"index": 0, "logprobs": None, "finish_reason": reason, **self._content(text)}
         return {**self._head, "object": self.kind, "choices": [choice], "usage": self.usage()}
 
 
@@ -86,7 +86,7 @@ class CompletionShape(ChatShape):
     def _last(self, end: str) -> str:
         return self._event({"text": "", "finish_reason": end})
 
-    def _said(self, text: str) -> dict[str, Any]:
+    def _content(self, text: str) -> dict[str, Any]:
         return {"text": text}
 
 

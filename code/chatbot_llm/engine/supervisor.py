@@ -88,15 +88,15 @@ class Engine(ABC):
         Cancelling the task that waits ends the request in the engine, and so does closing the generator.
         """
         if self._state is not State.READY:
-            told = f"the engine is {self._state}: {self._reason or 'not ready'}"
-            raise Unavailable(told, code="engine_unavailable")
+            reason = f"the engine is {self._state}: {self._reason or 'not ready'}"
+            raise Unavailable(reason, code="engine_unavailable")
         try:
             answer = await self._answer(request)
         except Exception as error:
             raise self._explained(request, error) from None
         if isinstance(answer, str):
             return request.protocol.whole(request, answer).encode()
-        return self._told(request, answer)
+        return self._as_bytes(request, answer)
 
     async def stop(self, timeout: float = 5.0) -> None:
         """End every thread and process of the engine within about `timeout` seconds."""
@@ -239,7 +239,7 @@ class Engine(ABC):
 
     # one request
 
-    async def _told(self, request: EngineRequest, events: AsyncGenerator[str, None]) -> AsyncGenerator[bytes, None]:
+    async def _as_bytes(self, request: EngineRequest, events: AsyncGenerator[str, None]) -> AsyncGenerator[bytes, None]:
         """The events as the caller reads them, none of them empty."""
         protocol, finished = request.protocol, False
         try:

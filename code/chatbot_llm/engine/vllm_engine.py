@@ -32,7 +32,7 @@ from chatbot_llm.settings import Settings
 #: vLLM's times of an answer, and what the request log calls them.
 _TIMES = {"time_to_first_token_ms": "ttft", "generation_time_ms": "decode", "queue_time_ms": "engine_queue"}
 #: The request that this task asks vLLM for: its serving objects call `generate` in the same task.
-_ASKED: ContextVar[EngineRequest | None] = ContextVar("asked", default=None)
+_REQUEST: ContextVar[EngineRequest | None] = ContextVar("request", default=None)
 
 
 def engine_modules(profile: str) -> list[str]:
@@ -64,7 +64,7 @@ class VllmEngine(Engine):
         # At once: nobody is inside any more, and by itself the process walks its whole heap for up to five seconds.
         stack.callback(self._client.shutdown, timeout=0)
         generate, salt = self._client.generate, prefix.salt(self._settings.keys)
-        self._client.generate = lambda *args, **how: _noted(generate(*args, **how), _ASKED.get(), salt)
+        self._client.generate = lambda *args, **how: _noted(generate(*args, **how), _REQUEST.get(), salt)
         self._enter(Phase.WARM_UP)
         from starlette.datastructures import State as Bag
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -80,8 +80,8 @@ class VllmEngine(Engine):
         self._obeys_tools = args.tool_call_parser == tool_calls.PARSER
         stack.push_async_callback(self._schemas.close)
         shown = await bag.openai_serving_models.show_available_models()
-        told = {"id", "object", "created", "owned_by", "max_model_len"}
-        self._cards = [card.model_dump(mode="json", include=told) for card in shown.data]
+        shown_fields = {"id", "object", "created", "owned_by", "max_model_len"}
+        self._cards = [card.model_dump(mode="json", include=shown_fields) for card in shown.data]
 
     def _construct(self, profile: str, context: early.Context) -> tuple[Any, Namespace]:
         """Import vLLM, parse its flags and start its engine process. Runs in a thread."""
@@ -165,7 +165,7 @@ class VllmEngine(Engine):
             free = await self._schemas.admit(request.chat)
             if self._obeys_tools and request.body.get("tools"):
                 _obey_tools(request.prepared, free)
-        _ASKED.set(request)
+        _REQUEST.set(request)
         answer = await operator.attrgetter(protocol.serving)(self._serving)(request.prepared, raw)
         if isinstance(answer, ErrorResponse):
             raise api_error(answer.error.code, answer.error.message, answer.error.param, request.body)
@@ -315,8 +315,8 @@ def _note(request: EngineRequest, usage: Any, metrics: Any) -> None:
     if usage is not None:
         request.usage = {name: getattr(usage, name, 0) or 0 for name in ("prompt_tokens", "completion_tokens")}
     if metrics is not None:
-        told = metrics.model_dump(exclude_none=True)
-        request.timing = {ours: told[theirs] for theirs, ours in _TIMES.items() if theirs in told}
+        measured = metrics.model_dump(exclude_none=True)
+        request.timing = {ours: measured[theirs] for theirs, ours in _TIMES.items() if theirs in measured}
 
 
 def print_flags() -> None:

@@ -26,9 +26,9 @@ async def answer(engine: Engine, request: EngineRequest, documents: Documents) -
         return await engine.answer(request)
 
     async def count(body: Body) -> int:
-        asked = EngineRequest(PROTOCOLS["tokenize"], body) if "prompt" in body else form.counting(body)
-        engine.prepare(asked)
-        answered = await engine.answer(asked)
+        counting = EngineRequest(PROTOCOLS["tokenize"], body) if "prompt" in body else form.counting(body)
+        engine.prepare(counting)
+        answered = await engine.answer(counting)
         assert isinstance(answered, bytes)
         counted = json.loads(answered)
         return int(counted["input_tokens"] if "input_tokens" in counted else counted["count"])

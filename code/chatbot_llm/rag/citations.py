@@ -193,8 +193,8 @@ def _sentence(text: str, floor: int, mark: int) -> int:
     closed = floor + len(text[floor:mark].rstrip())
     start = floor
     for stop in _STOP.finditer(text, floor, closed):
-        said, end = stop[0], stop.end()
-        ends = said[-1].isspace() or not _CHINESE_STOPS.isdisjoint(said)
+        ended_by, end = stop[0], stop.end()
+        ends = ended_by[-1].isspace() or not _CHINESE_STOPS.isdisjoint(ended_by)
         if ends and end < closed and not text[end].islower():  # "e.g. this" goes on
             start = end
     while start < closed and text[start] in _BETWEEN:

@@ -76,9 +76,9 @@ class ResponsesForm(Form):
 
     def counting(self, body: Body) -> EngineRequest:
         chat = PROTOCOLS["responses"].as_chat(body)
-        said = {"role": "system", "content": body["instructions"]}
+        system = {"role": "system", "content": body["instructions"]}
         return super().counting(
-            {**chat, "messages": [said, *chat["messages"]] if said["content"] else chat["messages"]}
+            {**chat, "messages": [system, *chat["messages"]] if system["content"] else chat["messages"]}
         )
 
     async def whole(self, answer: Body, checked: Checked, shown: Sequence[Document]) -> None:

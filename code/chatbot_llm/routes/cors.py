@@ -33,7 +33,7 @@ def allow(request: Request, response: Response, settings: Settings) -> None:
     response.headers["Access-Control-Allow-Methods"] = "GET, POST"
     response.headers["Access-Control-Max-Age"] = str(MAX_AGE_S)
     # Clients send headers of their own (openai-node: eight `x-stainless-*`); no list would ever be whole.
-    asked = request.headers.get("Access-Control-Request-Headers", "")
-    if _HEADERS.fullmatch(asked):
-        response.headers["Access-Control-Allow-Headers"] = asked
+    headers = request.headers.get("Access-Control-Request-Headers", "")
+    if _HEADERS.fullmatch(headers):
+        response.headers["Access-Control-Allow-Headers"] = headers
         response.vary.add("Access-Control-Request-Headers")

@@ -77,9 +77,9 @@ def read_event(raw: bytes) -> tuple[str, str, dict[str, str], bytes]:
     if not raw.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
         raise BadRequest(HINT, code="unknown_event")  # the console's `hello world`, a bare string, nothing at all
     event = validation.read_json(raw)
-    asked = {name: value for name, value in event.items() if value is not None}
+    given = {name: value for name, value in event.items() if value is not None}
     for protocol in PROTOCOLS.values():
-        if protocol.claims(asked):
+        if protocol.claims(given):
             return "POST", protocol.paths[0], {"content-type": "application/json"}, raw
     context = event.get("requestContext")
     http = context.get("http") if isinstance(context, dict) else None

@@ -62,14 +62,14 @@ def _request(kind: str, required: list[str], **properties: JSON) -> JSON:
     return {**_object(required, **{**known, **properties}), "additionalProperties": False}
 
 
-def _completion(kind: str, **said: JSON) -> JSON:
-    """An answer whose choices hold what is `said`."""
+def _completion(kind: str, **content: JSON) -> JSON:
+    """An answer whose choices hold `content`."""
     return _record(
         id=TEXT,
         object=_enum(kind),
         created=WHOLE,
         model=TEXT,
-        choices=_list(_object(["index", *said, "finish_reason"], index=WHOLE, **said)),
+        choices=_list(_object(["index", *content, "finish_reason"], index=WHOLE, **content)),
         usage=_ref("Usage"),
     )
 
@@ -203,7 +203,7 @@ SCHEMAS: JSON = {
         source=_record(type=_enum("text"), data={**TEXT, "minLength": 1}),
         citations={**MAP, "properties": {"enabled": {"type": "boolean"}}},
     ),
-    "Said": _record(
+    "AnthropicMessage": _record(
         id=TEXT,
         type=_enum("message"),
         role=_enum("assistant"),
@@ -274,8 +274,8 @@ def _of(schema: JSON) -> JSON:
 
 
 def _answers(content: JSON, *statuses: int, error: str = "Error") -> JSON:
-    said: JSON = {"200": {"description": "The answer.", "content": content}}
-    return said | {str(one): {"description": _ERRORS[one], "content": _of(_ref(error))} for one in statuses}
+    answers: JSON = {"200": {"description": "The answer.", "content": content}}
+    return answers | {str(one): {"description": _ERRORS[one], "content": _of(_ref(error))} for one in statuses}
 
 
 def _post(summary: str, takes: JSON, gives: JSON, streams: bool = False, error: str = "Error") -> JSON:
@@ -309,7 +309,9 @@ PATHS: JSON = {
     "/generate": _post("A raw completion, plus the list `text`.", _ref("CompletionRequest"), _ref("Generated"), True),
     "/v1/completions": _post("OpenAI completion.", _ref("CompletionRequest"), _ref("Completion"), True),
     "/v1/responses": _post("OpenAI response, not stored.", _ref("ResponsesRequest"), _ref("Response"), True),
-    "/v1/messages": _post("Anthropic message.", _ref("MessagesRequest"), _ref("Said"), True, "MessagesError"),
+    "/v1/messages": _post(
+        "Anthropic message.", _ref("MessagesRequest"), _ref("AnthropicMessage"), True, "MessagesError"
+    ),
     "/v1/messages/count_tokens": _post(
         "Tokens of an Anthropic message.", _ref("CountRequest"), _record(input_tokens=WHOLE), error="MessagesError"
     ),

@@ -220,11 +220,11 @@ def _past_calls(calls: Any, place: str) -> None:
 
 def missing(method: str, path: str, routes: Map) -> str:
     """What a caller is told about a path that is no route: most have forgotten the /v1 of their base URL."""
-    told = f"there is no route {method} {path[:200]}"
+    message = f"there is no route {method} {path[:200]}"
     must = "not end" if path.startswith("/v1/v1/") else "end"  # Anthropic's clients write the /v1 themselves
     other = path.removeprefix("/v1") if must == "not end" else f"/v1{path}"
     try:
         routes.bind("").match(other, method)
     except HTTPException:
-        return told
-    return f"{told}, but there is {other[:200]}: the base URL must {must} in /v1"
+        return message
+    return f"{message}, but there is {other[:200]}: the base URL must {must} in /v1"

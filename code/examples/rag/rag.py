@@ -19,9 +19,9 @@ SYSTEM = "You help technicians who service heat pumps and air conditioners. Use 
 def retrieve(passages: list[dict[str, str]], question: str, most: int = 6) -> list[dict[str, str]]:
     """The passages that share most words with the question, rare words first. Put your own search index here."""
     texts = [set(re.findall(r"\w{3,}", f"{passage['title']} {passage['text']}".lower())) for passage in passages]
-    asked = set(re.findall(r"\w{3,}", question.lower()))
-    weight = {word: math.log(len(texts) / count) for word in asked if (count := sum(word in text for text in texts))}
-    scores = [sum(weight.get(word, 0) for word in text & asked) for text in texts]
+    words = set(re.findall(r"\w{3,}", question.lower()))
+    weight = {word: math.log(len(texts) / count) for word in words if (count := sum(word in text for text in texts))}
+    scores = [sum(weight.get(word, 0) for word in text & words) for text in texts]
     best = sorted(range(len(texts)), key=lambda at: -scores[at])[:most]
     return [passages[at] for at in best if scores[at] > 0]
 

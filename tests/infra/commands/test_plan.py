@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine_steps import Asked, play
+from engine_steps import Arrival, play
 from infra.__main__ import main
 from infra.commands import plan, request_log
 from infra.commands.screen import progress
@@ -47,7 +47,7 @@ def office(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for minute in range(5, 1440, 10):
         came = [MIDNIGHT_S + 60 * minute + 0.02 * at for at in range(20 if minute // 60 in BUSY else 1)]
         for instance, some in (("c-1", came[:10]), ("c-2", came[10:])):
-            arrivals = [Asked(at, 300 + 40 * n, 80 + 10 * n, instance) for n, at in enumerate(some)]
+            arrivals = [Arrival(at, 300 + 40 * n, 80 + 10 * n, instance) for n, at in enumerate(some)]
             lines += [one.line() for one in play(arrivals, T4)]
     log = tmp_path_factory.mktemp("office") / "log"
     log.write_text("".join(f"{one}\n" for one in lines))

@@ -45,10 +45,10 @@ def body(chance: random.Random) -> dict[str, Any]:
 
 def full_rate(service: Service, callers: ThreadPoolExecutor, chance: random.Random) -> float:
     """Requests/s while all slots are taken."""
-    asked = [body(chance) for _ in range(5 * SLOTS)]
+    posted = [body(chance) for _ in range(5 * SLOTS)]
     began = time.monotonic()
-    ends = sorted(callers.map(lambda what: (ask(service, what, ""), time.monotonic())[1], asked))
-    return (len(asked) - SLOTS) / (ends[-SLOTS] - began)  # the last ones run with fewer beside them
+    ends = sorted(callers.map(lambda what: (ask(service, what, ""), time.monotonic())[1], posted))
+    return (len(posted) - SLOTS) / (ends[-SLOTS] - began)  # the last ones run with fewer beside them
 
 
 def ask(service: Service, what: dict[str, Any], name: str) -> None:

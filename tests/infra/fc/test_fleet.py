@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine_steps import Asked, play
+from engine_steps import Arrival, play
 from infra.errors import WrongUsage
 from infra.fc import fleet
 from infra.fc.service_times import Times
@@ -48,7 +48,7 @@ def test_it_does_as_an_engine_that_is_played_step_by_step() -> None:
     chance, now, arrivals = random.Random(4), 0.0, []
     for _ in range(400):
         now += chance.expovariate(0.9)
-        arrivals.append(Asked(now, chance.randint(20, 3000), chance.randint(1, 300)))
+        arrivals.append(Arrival(now, chance.randint(20, 3000), chance.randint(1, 300)))
     played = play(arrivals, T4, slots=len(arrivals))
     found = fleet.simulate(
         load(*((one.came, one.prompt, one.answer) for one in arrivals)),

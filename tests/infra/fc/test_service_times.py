@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from record_loads import FILE, SHARES
 
-from engine_steps import Asked, play
+from engine_steps import Arrival, play
 from infra.commands import plan
 from infra.errors import InfraError
 from infra.fc import fleet
@@ -35,11 +35,11 @@ def written(folder: Path, *lines: str) -> Path:
     return log
 
 
-def arrivals(rate: float, count: int, seed: int = 6) -> list[Asked]:
+def arrivals(rate: float, count: int, seed: int = 6) -> list[Arrival]:
     chance, now, found = random.Random(seed), 0.0, []
     for _ in range(count):
         now += chance.expovariate(rate)
-        found.append(Asked(now, int(chance.lognormvariate(6.2, 0.8)), int(chance.lognormvariate(4.6, 0.7)) + 1))
+        found.append(Arrival(now, int(chance.lognormvariate(6.2, 0.8)), int(chance.lognormvariate(4.6, 0.7)) + 1))
     return found
 
 

@@ -107,9 +107,9 @@ class Messages(Count):
         return path in self.paths or path.startswith(f"{self.paths[0]}/")
 
     def claims(self, event: Mapping[str, Any]) -> bool:
-        said, tools = event.get("messages"), event.get("tools")
-        blocks = [block for message in _dicts(said) for block in _dicts(message.get("content"))]
-        return isinstance(said, list) and (
+        messages, tools = event.get("messages"), event.get("tools")
+        blocks = [block for message in _dicts(messages) for block in _dicts(message.get("content"))]
+        return isinstance(messages, list) and (
             any(name in event for name in _MARKS)
             or any("input_schema" in tool for tool in _dicts(tools))
             or any(block.get("type") in (*_BLOCKS, "document") for block in blocks)
@@ -188,8 +188,8 @@ def _message(message: Any, place: str) -> dict[str, Any]:
             parts = _blocks(given, f"{where}.content")
             texts += [_text(part, f"{where}.content[{number}]") for number, part in enumerate(parts)]
     if message["role"] == "user" and not isinstance(message["content"], str):  # vLLM drops one that says nothing
-        said = any(block["type"] in ("tool_result", "document") or block["text"] for block in blocks)
-        require(said, f"{place}.content", "must hold a block with something in it")
+        filled = any(block["type"] in ("tool_result", "document") or block["text"] for block in blocks)
+        require(filled, f"{place}.content", "must hold a block with something in it")
     return {"role": message["role"], "content": [{"type": "text", "text": text} for text in texts]}
 
 

@@ -93,7 +93,7 @@ class Responses(Protocol):
 
     def reworded(self, request: EngineRequest, event: str) -> str:
         state, name = request.state, event[7 : event.index("\n")]
-        state["told"] = state.get("told", 0) + 1
+        state["sent"] = state.get("sent", 0) + 1
         held: str = state.pop("held", "")
         if name in _BEGINNING or name == "response.completed":
             data = json.loads(event[event.index("data: ") + 6 :])
@@ -114,10 +114,10 @@ class Responses(Protocol):
     def failure(self, request: EngineRequest, error: ApiError) -> bytes:
         state = request.state
         held: str = state.pop("held", "")
-        number = state.get("told", 0)
-        told = {"code": error.code or "server_error", "message": error.message, "param": error.param}
+        number = state.get("sent", 0)
+        detail = {"code": error.code or "server_error", "message": error.message, "param": error.param}
         # Some clients read the typed event's own fields, others an `error` in it as in every other answer.
-        first = {"type": "error", **told, **self.envelope(error), "sequence_number": number}
+        first = {"type": "error", **detail, **self.envelope(error), "sequence_number": number}
         why = {"code": "server_error", "message": error.message}
         response = {**state.get("response", {}), "status": "failed", "error": why}
         last = {"type": "response.failed", "response": response, "sequence_number": number + 1}
