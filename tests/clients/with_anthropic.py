@@ -32,13 +32,13 @@ schema = {
     "additionalProperties": False,
 }
 tool = {"name": "set_temperature", "strict": True, "input_schema": schema}
-reply = [{"role": "user", "content": "Make it 21 degrees."}]
-called = client.messages.create(messages=reply, tools=[tool], tool_choice={"type": "any"}, **{**ASK, "max_tokens": 100})
+turns = [{"role": "user", "content": "Make it 21 degrees."}]
+called = client.messages.create(messages=turns, tools=[tool], tool_choice={"type": "any"}, **{**ASK, "max_tokens": 100})
 (call,) = [block for block in called.content if block.type == "tool_use"][:1]
 assert called.stop_reason == "tool_use" and call.name == "set_temperature" and isinstance(call.input["celsius"], int)
 result = {"type": "tool_result", "tool_use_id": call.id, "content": "It is 21 degrees now."}
-reply += [{"role": "assistant", "content": [call]}, {"role": "user", "content": [result]}]
-assert client.messages.create(messages=reply, tools=[tool], tool_choice={"type": "none"}, **ASK).content
+turns += [{"role": "assistant", "content": [call]}, {"role": "user", "content": [result]}]
+assert client.messages.create(messages=turns, tools=[tool], tool_choice={"type": "none"}, **ASK).content
 
 for error, more in (
     (anthropic.NotFoundError, {"model": "claude-opus-5"}),

@@ -46,12 +46,12 @@ parameters = {
     "additionalProperties": False,
 }
 tool = {"type": "function", "name": "set_temperature", "strict": True, "parameters": parameters}
-reply = [{"role": "user", "content": "Make it 21 degrees."}]
-called = client.responses.create(input=reply, tools=[tool], tool_choice="required", max_output_tokens=100, **ASK)
+items = [{"role": "user", "content": "Make it 21 degrees."}]
+called = client.responses.create(input=items, tools=[tool], tool_choice="required", max_output_tokens=100, **ASK)
 (call,) = [item for item in called.output if item.type == "function_call"][:1]
 assert call.name == "set_temperature" and isinstance(json.loads(call.arguments)["celsius"], int)
-reply += [call, {"type": "function_call_output", "call_id": call.call_id, "output": "It is 21 degrees now."}]
-assert client.responses.create(input=reply, max_output_tokens=20, **ASK).output_text
+items += [call, {"type": "function_call_output", "call_id": call.call_id, "output": "It is 21 degrees now."}]
+assert client.responses.create(input=items, max_output_tokens=20, **ASK).output_text
 
 for more, param in (
     ({"previous_response_id": answer.id}, "previous_response_id"),

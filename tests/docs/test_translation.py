@@ -37,8 +37,8 @@ def test_each_leads_to_the_other() -> None:
 
 
 def test_it_is_in_chinese() -> None:
-    reply = re.sub(r"^```.*?^```$|<[^>]*>|\S*/\S*", "", readme.text(CHINESE), flags=re.M | re.S)
-    assert len(re.findall(r"[\u4e00-\u9fff]", reply)) > len(re.findall(r"[a-z]+", reply, re.I))
+    chinese = re.sub(r"^```.*?^```$|<[^>]*>|\S*/\S*", "", readme.text(CHINESE), flags=re.M | re.S)
+    assert len(re.findall(r"[\u4e00-\u9fff]", chinese)) > len(re.findall(r"[a-z]+", chinese, re.I))
 
 
 def test_a_command_that_differs_is_noticed() -> None:

@@ -67,9 +67,9 @@ def test_an_answer_of_the_real_model_is_checked_whole_and_streamed_alike(server:
     assert message.content and message.annotations
     for each in message.annotations:
         place, source = each.url_citation, each.document  # type: ignore[attr-defined]
-        reply = message.content[place.start_index : place.end_index]
+        quoted = message.content[place.start_index : place.end_index]
         if each.kind == "verbatim":  # type: ignore[attr-defined]
-            assert reply.split() == FROST[source["start_index"] : source["end_index"]].split()
+            assert quoted.split() == FROST[source["start_index"] : source["end_index"]].split()
     deltas = [chunk.choices[0].delta for chunk in client.chat.completions.create(**ask, stream=True) if chunk.choices]
     assert "".join(delta.content or "" for delta in deltas) == message.content
     whole = message.model_dump()
@@ -126,9 +126,9 @@ def test_a_client_of_each_protocol_gets_the_same_citations(server: Service) -> N
     messages = anthropic.Anthropic(base_url=server.url, api_key="unused", max_retries=0, timeout=120).messages
     block = {"type": "document", "title": "Ice", "citations": {"enabled": True}}
     block["source"] = {"type": "text", "media_type": "text/plain", "data": FROST}
-    reply: Any = [{"role": "user", "content": [block, {"type": "text", "text": question}]}]
+    turns: Any = [{"role": "user", "content": [block, {"type": "text", "text": question}]}]
     forced = {"temperature": 0, "output_config": {"format": QUOTE}}
-    asking: Any = {"model": model, "messages": reply, "max_tokens": 60, "extra_body": forced}
+    asking: Any = {"model": model, "messages": turns, "max_tokens": 60, "extra_body": forced}
     answer = messages.create(**asking)
     (text,) = json.loads(answer.model_dump_json())["content"]
     assert text["text"] == chat["content"] and text["grounding"] == chat["grounding"]

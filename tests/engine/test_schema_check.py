@@ -75,12 +75,12 @@ def helper_process() -> psutil.Process:
 
 def test_the_helper_does_without_torch(run: Run) -> None:
     """It would be two thirds of its start and of its memory."""
-    run(reported(wanted(SMALL)))
+    run(outcome(wanted(SMALL)))
     mapped = [part.path for part in helper_process().memory_maps()]
     assert any("llguidance" in path for path in mapped) and not [path for path in mapped if "torch" in path]
 
 
-def reported(body: dict[str, Any]) -> Trial:
+def outcome(body: dict[str, Any]) -> Trial:
     """The message with which a body is refused, or the tools whose schemas are not enforced."""
 
     async def ask(check: SchemaCheck) -> Any:
@@ -107,7 +107,7 @@ def test_honest_schemas_are_enforced(run: Run) -> None:
             "oneOf": [{"properties": {"k": {"const": one}}, "required": ["k"], "type": "object"} for one in "ab"]
         },
     }
-    found = run(*(reported(wanted(schema)) for schema in honest.values()))
+    found = run(*(outcome(wanted(schema)) for schema in honest.values()))
     assert dict(zip(honest, found, strict=True)) == dict.fromkeys(honest, frozenset())
 
 
@@ -129,20 +129,20 @@ IMPOSSIBLE: list[tuple[Any, str]] = [
 
 def test_what_must_be_obeyed_and_cannot_be_is_refused_by_name(run: Run) -> None:
     bodies = [body for schema, _ in IMPOSSIBLE for body in (wanted(schema), tools(schema, strict=True))]
-    for at, message in enumerate(run(*map(reported, bodies))):
+    for at, message in enumerate(run(*map(outcome, bodies))):
         assert isinstance(message, str) and IMPOSSIBLE[at // 2][1] in message, (IMPOSSIBLE[at // 2], message)
         assert message.startswith(("response_format.json_schema.schema | ", "tools[0].function.parameters | "))
 
 
 def test_a_pattern_that_costs_too_much_is_quoted(run: Run) -> None:
     pattern = "(.?){60}x" + ".?" * 60
-    (message,) = run(reported(wanted({"properties": {"a": {"type": "string", "pattern": pattern}, "b": {}}})))
+    (message,) = run(outcome(wanted({"properties": {"a": {"type": "string", "pattern": pattern}, "b": {}}})))
     assert pattern[:100] in message
 
 
 def test_a_hint_is_never_a_reason_to_refuse(run: Run) -> None:
     hints = [SMALL, HOSTILE, {"$ref": "#"}, {"type": "string", "minLength": -5}, {"not": {}}]
-    assert run(reported(tools(*hints)), reported({**tools(HOSTILE), "tool_choice": "none"})) == [
+    assert run(outcome(tools(*hints)), outcome({**tools(HOSTILE), "tool_choice": "none"})) == [
         {1, 2, 3, 4},
         frozenset(),
     ]
@@ -155,7 +155,7 @@ def test_tools_whose_schemas_together_cost_too_much_are_not_all_enforced(run: Ru
     async def all_tried(check: SchemaCheck) -> tuple[int, frozenset[int]]:
         alone = (await check.verdict("json", json.dumps(large(0)))).cpu_s
         count = int(2 * COMPILE_S / alone)  # what one costs is this machine's
-        return count, await reported(tools(SMALL, *map(large, range(count))))(check)
+        return count, await outcome(tools(SMALL, *map(large, range(count))))(check)
 
     ((count, free),) = run(all_tried)
     assert free and 0 not in free and len(free) < count
@@ -180,7 +180,7 @@ def test_raw_grammars_are_measured_too_where_they_are_allowed(run: Run, kind: st
 def test_a_small_schema_does_not_wait_for_hostile_ones(run: Run) -> None:
     async def beside(check: SchemaCheck) -> float:
         await check.admit(wanted(optional(3)))
-        attack = [asyncio.ensure_future(reported(wanted({**HOSTILE, "title": str(at)}))(check)) for at in range(4)]
+        attack = [asyncio.ensure_future(outcome(wanted({**HOSTILE, "title": str(at)}))(check)) for at in range(4)]
         await asyncio.sleep(0.1)
         begun = time.monotonic()
         await check.admit(wanted(SMALL))

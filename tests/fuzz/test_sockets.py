@@ -135,10 +135,10 @@ def test_slow_senders_are_cut(service: Service) -> None:
     answer = service.call("POST", "/chat", CHAT)
     assert answer.status == 200 and answer.seconds < 5, "others are served meanwhile"
     # cut after CHATBOT_READ_TIMEOUT_S, without an answer to what was no request
-    reply = [line.read_all() for line in lines[: 2 * CROWD]]
+    rest = [line.read_all() for line in lines[: 2 * CROWD]]
     for line in lines:
         line.close()
-    assert set(reply) == {b""}
+    assert set(rest) == {b""}
     until(lambda: service.call("GET", "/health").status == 200, "the service is well")
 
 

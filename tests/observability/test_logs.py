@@ -105,24 +105,24 @@ def formatted(name: str) -> str:
 
 def test_an_exception_of_a_request_is_logged_without_its_text() -> None:
     for name in ("chatbot_llm.app", "gunicorn.error", "vllm.entrypoints.openai.serving", "vllm.v1.structured_output"):
-        reply = formatted(name)
-        assert "secret" not in reply.replace('int(\\"secret-1\\")', "").replace('KeyError(\\"secret-2\\")', "")
-        assert "KeyError" in reply and "ValueError" in reply and "test_logs.py" in reply
+        logged = formatted(name)
+        assert "secret" not in logged.replace('int(\\"secret-1\\")', "").replace('KeyError(\\"secret-2\\")', "")
+        assert "KeyError" in logged and "ValueError" in logged and "test_logs.py" in logged
     assert "secret-2" in formatted("vllm.v1.engine.core"), "why an engine does not start must be told"
 
 
 def test_a_long_line_stays_one_json_object_the_platform_does_not_cut() -> None:
     record = logging.LogRecord("x", logging.ERROR, "", 0, "é" * 100_000, None, None)
-    reply = logs.DateFirst().format(record)
-    assert len(reply.encode()) < 32 * 1024  # FC quota page
-    assert json.loads(reply.split(" ", 1)[1])["level"] == "error"
+    logged = logs.DateFirst().format(record)
+    assert len(logged.encode()) < 32 * 1024  # FC quota page
+    assert json.loads(logged.split(" ", 1)[1])["level"] == "error"
 
 
 KEYS = "first-key-0123456789,other-key-0123456789"
 WORDS = " ".join(f"secretword{at}" for at in range(200))
 
 
-def reply(caplog: pytest.LogCaptureFixture, client: Client, prompt: str, key: str = "first-key-0123456789") -> Any:
+def logged(caplog: pytest.LogCaptureFixture, client: Client, prompt: str, key: str = "first-key-0123456789") -> Any:
     """The line of one request, its hashes as a list."""
     body = {**CHAT, "messages": [{"role": "user", "content": prompt}]}
     assert client.post("/chat", json=body, headers={"api-key": key}).status_code == 200
@@ -134,20 +134,20 @@ def test_prompts_that_begin_alike_have_the_same_first_hashes_in_every_instance_o
     make_app: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, other = (make_app(api_keys=KEYS).test_client() for _ in range(2))
-    first, second = reply(caplog, one, WORDS), reply(caplog, other, WORDS + " and more")
+    first, second = logged(caplog, one, WORDS), logged(caplog, other, WORDS + " and more")
     assert len(first["prompt_blocks"]) == 200 // prefix.BLOCK and first["prompt_blocks"] == second["prompt_blocks"]
-    changed = reply(caplog, one, WORDS.replace("secretword100 ", "another "))["prompt_blocks"]
+    changed = logged(caplog, one, WORDS.replace("secretword100 ", "another "))["prompt_blocks"]
     assert [a == b for a, b in zip(first["prompt_blocks"], changed, strict=True)] == [True, False, False]
-    elsewhere = reply(caplog, make_app(api_keys=KEYS + "3").test_client(), WORDS, "first-key-0123456789")
+    elsewhere = logged(caplog, make_app(api_keys=KEYS + "3").test_client(), WORDS, "first-key-0123456789")
     assert not set(elsewhere["prompt_blocks"]) & set(first["prompt_blocks"]), "another deployment has another salt"
     assert "secretword" not in caplog.text
     open_ones = [make_app().test_client() for _ in range(2)]
-    assert reply(caplog, open_ones[0], WORDS)["prompt_blocks"] != reply(caplog, open_ones[1], WORDS)["prompt_blocks"]
+    assert logged(caplog, open_ones[0], WORDS)["prompt_blocks"] != logged(caplog, open_ones[1], WORDS)["prompt_blocks"]
 
 
 def test_a_key_is_named_by_its_digest_and_never_written(make_app: Make, caplog: pytest.LogCaptureFixture) -> None:
     client = make_app(api_keys=KEYS).test_client()
-    names = [reply(caplog, client, "Hi", key)["key"] for key in [*KEYS.split(","), KEYS.split(",")[0]]]
+    names = [logged(caplog, client, "Hi", key)["key"] for key in [*KEYS.split(","), KEYS.split(",")[0]]]
     assert names[0] == names[2] == hashlib.sha256(b"first-key-0123456789").hexdigest()[:12] != names[1]
     assert "key-0123456789" not in caplog.text and "key-0123456789" not in json.dumps(lines(caplog))
     open_one = make_app().test_client()

@@ -41,7 +41,7 @@ client = app.test_client()
 assert client.post("/chat", json=body, headers=headers).status_code == 200
 assert client.post("/generate", json={"prompt": "a", "max_tokens": 2, "stream": True}).get_data()
 app.close()
-print(json.dumps({"told": seen, "otel": "opentelemetry" in sys.modules}))
+print(json.dumps({"trace": seen, "otel": "opentelemetry" in sys.modules}))
 """.replace("TRACE-PARENT", f"{TRACE}-{PARENT}")
 
 
@@ -97,7 +97,7 @@ def test_every_request_is_one_span_below_its_callers(receiver: Server, monkeypat
     assert chat.trace_id.hex() == TRACE and chat.parent_span_id.hex() == PARENT
     assert not generate.parent_span_id
     # vLLM is given our span as its parent.
-    reported = [trace["traceparent"].split("-")[1:3] for trace in output["told"]]
+    reported = [trace["traceparent"].split("-")[1:3] for trace in output["trace"]]
     assert reported == [[span.trace_id.hex(), span.span_id.hex()] for span in (chat, generate)]
     values = {item.key: item.value for item in chat.attributes}
     assert values["gen_ai.request.model"].string_value == "scripted"
@@ -129,4 +129,4 @@ def test_a_dead_collector_costs_no_request(monkeypatch: pytest.MonkeyPatch) -> N
 def test_without_an_endpoint_nothing_is_imported(monkeypatch: pytest.MonkeyPatch, env: dict[str, str]) -> None:
     output = run(monkeypatch, **env)
     assert output["otel"] is False
-    assert output["told"][0]["traceparent"] == f"00-{TRACE}-{PARENT}-01", "the caller's context reaches vLLM unchanged"
+    assert output["trace"][0]["traceparent"] == f"00-{TRACE}-{PARENT}-01", "the caller's context reaches vLLM unchanged"

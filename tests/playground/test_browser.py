@@ -166,9 +166,9 @@ def test_the_page_asks_nobody_but_the_service_and_rests_once_it_is_ready(page: P
     page.wait(lambda: page.turns() and page.idle(), "the answer is over")
     time.sleep(2.5)  # two of the page's polls, had it gone on polling
     names = "return performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith('data:'))"
-    posted: list[str] = page.driver.execute_script(names)
-    assert {name.removeprefix(process.url) for name in posted} <= {"/health", "/v1/models", "/chat"}
-    assert sum(name.endswith("/health") for name in posted) == 1
+    fetched: list[str] = page.driver.execute_script(names)
+    assert {name.removeprefix(process.url) for name in fetched} <= {"/health", "/v1/models", "/chat"}
+    assert sum(name.endswith("/health") for name in fetched) == 1
 
 
 def test_citations_lead_to_the_marked_passage_and_false_quotations_stand_out(page: Page, serve: Serve) -> None:

@@ -121,16 +121,16 @@ def material(documents: int = 8_000, answer: int = 1_000, texts: int = 10, seed:
     often = [1 / rank for rank in range(1, len(vocabulary) + 1)]
 
     def prose(words: int) -> list[str]:
-        reply = chance.choices(vocabulary, often, k=words)
-        return [word + chance.choices(("", ",", "."), (14, 1, 1))[0] for word in reply]
+        chosen = chance.choices(vocabulary, often, k=words)
+        return [word + chance.choices(("", ",", "."), (14, 1, 1))[0] for word in chosen]
 
     passages = [prose(int(documents * WORDS_A_TOKEN / texts)) for _ in range(texts)]
-    reply: list[str] = []
-    while len(reply) < answer * WORDS_A_TOKEN:
+    written: list[str] = []
+    while len(written) < answer * WORDS_A_TOKEN:
         passage = chance.choice(passages)
         at = chance.randrange(len(passage) - 40)
-        reply += [*prose(chance.randint(10, 30)), *passage[at : at + chance.randint(10, 40)], "[1]."]
-    return [" ".join(passage) for passage in passages], " ".join(reply)
+        written += [*prose(chance.randint(10, 30)), *passage[at : at + chance.randint(10, 40)], "[1]."]
+    return [" ".join(passage) for passage in passages], " ".join(written)
 
 
 def milliseconds(work: Callable[[], object], rounds: int = 15) -> float:

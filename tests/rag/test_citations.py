@@ -39,10 +39,10 @@ def verbatim(answer: str, *texts: str) -> list[str]:
     for each in annotations:
         if each["kind"] == "verbatim":
             place, source = each["url_citation"], each["document"]
-            reply = answer[place["start_index"] : place["end_index"]]
+            quoted = answer[place["start_index"] : place["end_index"]]
             stands = texts[source["number"] - 1][source["start_index"] : source["end_index"]]
-            assert reply.split() == stands.split()
-            spans.append(reply)
+            assert quoted.split() == stands.split()
+            spans.append(quoted)
     return spans
 
 
@@ -100,16 +100,16 @@ def test_eight_words_are_a_span_and_seven_are_none() -> None:
 
 
 def test_a_line_break_hides_nothing_and_another_sign_does() -> None:
-    reply = "the moisture of\nthe  air freezes on the fins"
-    assert verbatim(f"Well: {reply}!", FROST.replace("air ", "air\n ")) == [reply]
+    quoted = "the moisture of\nthe  air freezes on the fins"
+    assert verbatim(f"Well: {quoted}!", FROST.replace("air ", "air\n ")) == [quoted]
     assert verbatim("Below about 5 \u00b0C outside; the moisture of the air", FROST) == []
 
 
 def test_a_chinese_character_is_a_word() -> None:
-    reply = "\u7a7a\u6c14\u4e2d\u7684\u6c34\u5206\u4f1a\u5728\u7fc5\u7247\u4e0a\u7ed3\u971c"
-    assert verbatim(f"\u56e0\u4e3a{reply}\u4e86", CHINESE) == [reply]
-    assert verbatim(f"\u56e0\u4e3a{reply[:7]}\u4e86", CHINESE) == []
-    _, grounding = found(f"\u56e0\u4e3a{reply}\u4e86", CHINESE)
+    quoted = "\u7a7a\u6c14\u4e2d\u7684\u6c34\u5206\u4f1a\u5728\u7fc5\u7247\u4e0a\u7ed3\u971c"
+    assert verbatim(f"\u56e0\u4e3a{quoted}\u4e86", CHINESE) == [quoted]
+    assert verbatim(f"\u56e0\u4e3a{quoted[:7]}\u4e86", CHINESE) == []
+    _, grounding = found(f"\u56e0\u4e3a{quoted}\u4e86", CHINESE)
     assert grounding["verbatim_share"] == round(13 / 16, 4)
 
 
@@ -182,12 +182,12 @@ def test_offsets_are_exact_for_every_text(before: str, text: str, after: str) ->
     annotations, grounding = found(answer, text)
     for each in annotations:
         place = each["url_citation"]
-        reply = answer[place["start_index"] : place["end_index"]]
+        quoted = answer[place["start_index"] : place["end_index"]]
         assert 0 <= place["start_index"] < place["end_index"] <= len(answer)
         if each["kind"] == "verbatim":
-            assert reply.split() == text[each["document"]["start_index"] : each["document"]["end_index"]].split()
+            assert quoted.split() == text[each["document"]["start_index"] : each["document"]["end_index"]].split()
         else:
-            assert reply.endswith(("]", "\uff3d", "\u3011"))
+            assert quoted.endswith(("]", "\uff3d", "\u3011"))
     for each in grounding["unknown_citations"]:
         assert str(each["number"]) in answer[each["start_index"] : each["end_index"]] or not answer.isascii()
     assert 0 <= grounding["verbatim_share"] <= 1

@@ -134,8 +134,8 @@ def test_the_same_text_unguarded_would_have_been_control(model: Model) -> None:
 )
 def test_no_marker_of_template_or_documents_comes_out_of_a_document(marker: str) -> None:
     model = qwen()
-    reply = placed(model.form, f"a {marker} b")["messages"][0]["content"].lower()
-    assert reply.count(marker.lower()) == placed(model.form, "a b")["messages"][0]["content"].count(marker.lower())
+    content = placed(model.form, f"a {marker} b")["messages"][0]["content"].lower()
+    assert content.count(marker.lower()) == placed(model.form, "a b")["messages"][0]["content"].count(marker.lower())
 
 
 @given(st.lists(st.sampled_from([*QWEN, "<|im_", "start|>", "<", "|", "</document", "\n", "a", "\u0130"]), max_size=12))

@@ -151,10 +151,10 @@ def watch(service: Service, book: Book, stop: threading.Event) -> None:
     worker = service.worker
     while not stop.wait(0.5):
         with contextlib.suppress(OSError, http.client.HTTPException):
-            posted = call(service.port, "GET", "/health", timeout=30)
+            health = call(service.port, "GET", "/health", timeout=30)
             memory = worker.memory_info().rss / (1 << 20)
-            shown = posted.json
-            sample = (book.now(), memory, worker.num_threads(), shown["running"], shown["waiting"], posted.seconds)
+            shown = health.json
+            sample = (book.now(), memory, worker.num_threads(), shown["running"], shown["waiting"], health.seconds)
             book.samples.append(sample)
 
 

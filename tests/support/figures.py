@@ -25,14 +25,14 @@ Figure = Callable[[str, float, str], None]
 
 
 class Figures:
-    """Everything said in one run: name -> unit, values in their order, the tests that said it."""
+    """Everything measured in one run: name -> unit, values in their order, the tests that did."""
 
     def __init__(self) -> None:
-        self.reply: dict[str, dict[str, Any]] = {}
+        self.measured: dict[str, dict[str, Any]] = {}
 
     def __call__(self, name: str, value: float, unit: str) -> None:
         test = os.environ["PYTEST_CURRENT_TEST"].split(" ")[0].split("[")[0]
-        known = self.reply.setdefault(name, {"unit": unit, "values": [], "tests": []})
+        known = self.measured.setdefault(name, {"unit": unit, "values": [], "tests": []})
         assert known["unit"] == unit, f"{name} is in {known['unit']} and in {unit}"
         known["values"].append(round(value, 4))
         if test not in known["tests"]:
@@ -40,5 +40,5 @@ class Figures:
 
     def write(self) -> None:
         when = datetime.datetime.now(datetime.UTC).date().isoformat()
-        found = {"measured": {"when": when, **machine()}, "figures": dict(sorted(self.reply.items()))}
+        found = {"measured": {"when": when, **machine()}, "figures": dict(sorted(self.measured.items()))}
         Path(FILE).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

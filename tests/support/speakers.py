@@ -27,8 +27,8 @@ class Reply(NamedTuple):
 
 def body(kind: str, words: int = 16, ask: str = "Count.", **more: Any) -> dict[str, Any]:
     """A request of a protocol for at most `words` tokens."""
-    reply = {"input": ask} if kind == "responses" else {"messages": [{"role": "user", "content": ask}]}
-    return {**reply, LIMIT[kind]: words, **more}
+    sent = {"input": ask} if kind == "responses" else {"messages": [{"role": "user", "content": ask}]}
+    return {**sent, LIMIT[kind]: words, **more}
 
 
 def scripted(kind: str, words: int = 16, *, stream: bool = False, **script: Any) -> dict[str, Any]:
