@@ -72,7 +72,7 @@ GROUPED := --dist loadgroup --no-loadscope-reorder
 .PHONY: test
 test: $(VENV)/dev ## Run every test that can run here, real engine included (ARGS=tests/routes: only those)
 ifeq ($(ARGS),)
-	@failed=0; $(BIN)/python -m pytest -n 4 $(GROUPED) -m 'not engine' || failed=$$?; \
+	@failed=0; $(BIN)/python -m pytest -n 3 $(GROUPED) -m 'not engine' || failed=$$?; \
 	  if [ $$failed -le 1 ]; then $(BIN)/python -m pytest -n 2 $(GROUPED) -m engine || failed=$$?; fi; exit $$failed
 else
 	$(BIN)/python -m pytest $(ARGS)
