@@ -18,7 +18,7 @@ from chatbot_llm.server.door import Door
 from chatbot_llm.settings import Settings
 from figures import MEASURING, Figure, Figures
 from in_process import App, Client, Make
-from launcher import API_KEY, ONE_LAYER, Service
+from launcher import API_KEY, ONE_LAYER, ServiceProcess
 
 #: The longest a start may take on two busy cores, seconds; unpacking the bundled model included.
 START_LIMIT_S = 300
@@ -116,11 +116,11 @@ def client(app: App) -> Client:
 
 
 @contextlib.contextmanager
-def _real_service(log: Path, **options: Any) -> Iterator[Service]:
+def _real_service(log: Path, **options: Any) -> Iterator[ServiceProcess]:
     """gunicorn and vLLM's CPU build; afterwards SIGTERM has ended them with status 0, and nothing of ours is left."""
     # Not in pytest's own folder: the path of a socket has 107 bytes at most.
     with tempfile.TemporaryDirectory(prefix="t") as folder:
-        service = Service(log, engine="vllm", profile="cpu", env={"TMPDIR": folder}, **options)
+        service = ServiceProcess(log, engine="vllm", profile="cpu", env={"TMPDIR": folder}, **options)
         try:
             yield service.wait_ready(START_LIMIT_S)
             assert list(Path(folder).glob("chatbot-*/*"))
@@ -134,14 +134,14 @@ def _real_service(log: Path, **options: Any) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """The real service with the bundled model, started once for the whole run."""
     with _real_service(tmp_path_factory.mktemp("server") / "log.txt") as service:
         yield service
 
 
 @pytest.fixture(scope="session")
-def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """The same with an API key, and one layer of random weights: for tests that depend on no word of an answer."""
     log = tmp_path_factory.mktemp("keyed") / "log.txt"
     with _real_service(log, argv=ONE_LAYER, api_keys=API_KEY, self_test=False) as service:

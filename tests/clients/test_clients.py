@@ -10,7 +10,7 @@ import requests
 from client_envs import environment, made
 from side_by_side import LIMIT_S, run, side_by_side, wanted_here
 
-from launcher import Service
+from launcher import ServiceProcess
 
 HERE = Path(__file__).parent
 #: Program -> the packages it is for.
@@ -27,7 +27,7 @@ LLM = "llm on the command line"
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(2 * LIMIT_S)]
 
 
-def program(name: str, server: Service, model: str, folder: Path) -> str:
+def program(name: str, server: ServiceProcess, model: str, folder: Path) -> str:
     """What one of PROGRAMS printed."""
     packages = PROGRAMS[name]
     env = environment(packages) | {"URL": server.url, "MODEL": model}
@@ -38,7 +38,7 @@ def program(name: str, server: Service, model: str, folder: Path) -> str:
     return run(["node", str(copy)], env, copy.parent)
 
 
-def llm(server: Service, model: str, folder: Path) -> str:
+def llm(server: ServiceProcess, model: str, folder: Path) -> str:
     env = environment("python") | {"LLM_USER_PATH": str(folder), "HOME": str(folder)}
     line = f"- model_id: chatbot\n  model_name: {model}\n  api_base: {server.v1}\n  supports_schema: true\n"
     (folder / "extra-openai-models.yaml").write_text(line)
@@ -51,7 +51,7 @@ def llm(server: Service, model: str, folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def printed(
-    request: pytest.FixtureRequest, server: Service, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, server: ServiceProcess, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Mapping[str, Future[str]]]:
     """What each program printed that a test of this run asks for."""
     model = requests.get(f"{server.url}/v1/models", timeout=30).json()["data"][0]["id"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from client_envs import ROOT, environment
 
-from launcher import API_KEY, Service
+from launcher import API_KEY, ServiceProcess
 
 LIMIT_S = 600
 HVAC = ROOT / "code" / "examples" / "rag" / "hvac.json"
@@ -17,7 +17,7 @@ WINTER = "Why does the outdoor unit of a heat pump ice up in winter?"
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(LIMIT_S)]
 
 
-def ask(keyed: Service, question: str, *more: str) -> str:
+def ask(keyed: ServiceProcess, question: str, *more: str) -> str:
     command = ["python", str(HVAC.with_name("rag.py")), "--url", keyed.url, *more, question]
     env = environment("python") | {"CHATBOT_API_KEY": API_KEY}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=LIMIT_S)
@@ -32,7 +32,7 @@ def sources(output: str) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def sent_twice(keyed: Service) -> str:
+def sent_twice(keyed: ServiceProcess) -> str:
     """What is printed the second time."""
     ask(keyed, WINTER)
     return ask(keyed, WINTER)
@@ -52,12 +52,12 @@ def test_the_same_passages_are_computed_once(sent_twice: str) -> None:
     assert 256 <= int(found[1]) < int(found[2]), "the instruction and the passages, and not the question"
 
 
-def test_passages_that_do_not_fit_the_context_window_are_left_out(keyed: Service, tmp_path: Path) -> None:
+def test_passages_that_do_not_fit_the_context_window_are_left_out(keyed: ServiceProcess, tmp_path: Path) -> None:
     long = [{"title": f"Manual {number}", "text": "boiler pressure " * 800} for number in range(4)]
     (tmp_path / "long.json").write_text(json.dumps([*long, {"title": "Elsewhere", "text": "nothing of this"}]))
     output = ask(keyed, "boiler pressure?", "--passages", str(tmp_path / "long.json"))
     assert "2 passages did not fit" in output, "two of the four passages of 1600 tokens fit 4096"
 
 
-def test_a_question_about_something_else_gets_no_passages(keyed: Service) -> None:
+def test_a_question_about_something_else_gets_no_passages(keyed: ServiceProcess) -> None:
     assert sources(ask(keyed, "Xyzzy?")) == {"none"}

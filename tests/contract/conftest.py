@@ -12,9 +12,9 @@ import pytest
 
 from infra.errors import InfraError
 from infra.fc import serverless_devs, template
-from launcher import Service
+from launcher import ServiceProcess
 
-Start = Callable[..., Service]
+Start = Callable[..., ServiceProcess]
 
 #: What a deployment must set; the rest of s.yaml's variables keep their defaults.
 DEPLOYMENT = {
@@ -24,10 +24,10 @@ DEPLOYMENT = {
 
 
 def _starter(folder: Path) -> Iterator[Start]:
-    begun: list[Service] = []
+    begun: list[ServiceProcess] = []
 
-    def start(**options: Any) -> Service:
-        service = Service(folder / f"service-{len(begun)}.log", **options)
+    def start(**options: Any) -> ServiceProcess:
+        service = ServiceProcess(folder / f"service-{len(begun)}.log", **options)
         begun.append(service)
         return service
 
@@ -47,7 +47,7 @@ def _starter(folder: Path) -> Iterator[Start]:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start the service, any number of times: `start(script={...}, max_running=2)`; see launcher.Service."""
+    """Start the service, any number of times: `start(script={...}, max_running=2)`; see launcher.ServiceProcess."""
     yield from _starter(tmp_path)
 
 

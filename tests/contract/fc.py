@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from callers import Answer, Streamed, gather
 from infra.fc import quotas
-from launcher import Service, free_port
+from launcher import ServiceProcess, free_port
 
 DEFAULT_PORT = 9000  # page 04/126
 DEFAULT_HOOK_S = 3.0  # fc3: a hook without `timeout`
@@ -54,9 +54,9 @@ class Ended(NamedTuple):
 
 
 class FunctionCompute:
-    """`props` is the rendered s.yaml; `start` runs the image's ENTRYPOINT (launcher.Service)."""
+    """`props` is the rendered s.yaml; `start` runs the image's ENTRYPOINT (launcher.ServiceProcess)."""
 
-    def __init__(self, props: Mapping[str, Any], start: Callable[..., Service]) -> None:
+    def __init__(self, props: Mapping[str, Any], start: Callable[..., ServiceProcess]) -> None:
         self.props = props
         self._start = start
         container = props["customContainerConfig"]
@@ -69,7 +69,7 @@ class FunctionCompute:
         self._provision = props.get("provisionConfig") or {}
         self.timeout_s = float(props.get("timeout", DEFAULT_TIMEOUT_S))
         self.concurrency = int(props.get("instanceConcurrency", 1))
-        self.service: Service
+        self.service: ServiceProcess
         self._lock = threading.Lock()
         self._in_flight = 0
         self._ending = self._closed = False

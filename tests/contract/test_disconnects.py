@@ -10,7 +10,7 @@ import pytest
 
 from callers import Line, chat, chat_body, post_bytes
 from figures import Figure
-from launcher import Service, until
+from launcher import ServiceProcess, until
 from speakers import KINDS, PATHS, scripted
 
 #: vLLM's own server frees a slot in 0.2 s; this is the promise here.
@@ -23,12 +23,12 @@ TCP_REPAIR = 19
 
 
 @pytest.fixture(scope="module")
-def service(start_once: Callable[..., Service]) -> Service:
+def service(start_once: Callable[..., ServiceProcess]) -> ServiceProcess:
     return start_once(max_running=2, max_waiting=4, read_timeout_s=READ_TIMEOUT_S).wait_ready()
 
 
 @pytest.fixture(autouse=True)
-def nothing_leaks(service: Service) -> None:
+def nothing_leaks(service: ServiceProcess) -> None:
     service.wait_idle()
 
 
@@ -36,7 +36,7 @@ def endless(stream: bool, kind: str = "chat") -> bytes:
     return post_bytes(scripted(kind, 4096, stream=stream, token_s=0.1), PATHS[kind])
 
 
-def seconds_until_idle(service: Service) -> float:
+def seconds_until_idle(service: ServiceProcess) -> float:
     began = time.monotonic()
     service.wait_idle(limit_s=20)
     return time.monotonic() - began
@@ -46,7 +46,7 @@ def seconds_until_idle(service: Service) -> float:
 @pytest.mark.parametrize("leave", [Line.close, Line.reset], ids=["close", "reset"])
 @pytest.mark.parametrize("stream", [False, True], ids=["silent", "streaming"])
 def test_a_client_that_leaves_frees_its_slot_at_once(
-    service: Service, figure: Figure, kind: str, stream: bool, leave: Callable[[Line], None]
+    service: ServiceProcess, figure: Figure, kind: str, stream: bool, leave: Callable[[Line], None]
 ) -> None:
     times = []
     for _ in range(TRIES):
@@ -61,7 +61,7 @@ def test_a_client_that_leaves_frees_its_slot_at_once(
     assert service.metrics()[f"chatbot_requests_total[disconnect][{PATHS[kind]}]"] >= TRIES
 
 
-def test_a_client_that_leaves_at_the_last_event_has_left_nothing(service: Service) -> None:
+def test_a_client_that_leaves_at_the_last_event_has_left_nothing(service: ServiceProcess) -> None:
     # a third of these were counted as cut short, when it was the request's thread that had to hear of the end first
     whole = "chatbot_requests_total[ok][/chat]"
     before, clients = service.metrics().get(whole, 0), 200
@@ -72,7 +72,7 @@ def test_a_client_that_leaves_at_the_last_event_has_left_nothing(service: Servic
     until(lambda: service.metrics().get(whole, 0) == before + clients, "all are counted as whole")
 
 
-def test_a_client_that_leaves_the_queue_leaves_its_place(service: Service) -> None:
+def test_a_client_that_leaves_the_queue_leaves_its_place(service: ServiceProcess) -> None:
     runners = [Line(service.port, endless(False)) for _ in range(2)]
     until(lambda: service.running() == 2, "all slots are taken")
     waiter = Line(service.port, endless(False))
@@ -84,7 +84,7 @@ def test_a_client_that_leaves_the_queue_leaves_its_place(service: Service) -> No
         line.close()
 
 
-def test_a_client_that_reads_nothing_is_cut_off(service: Service, figure: Figure) -> None:
+def test_a_client_that_reads_nothing_is_cut_off(service: ServiceProcess, figure: Figure) -> None:
     fat = "x" * 2000
     body = chat_body(2000, stream=True, text=fat, burst=100, token_s=0.01)
     with Line(service.port, post_bytes(body), receive_buffer=4096):
@@ -95,7 +95,7 @@ def test_a_client_that_reads_nothing_is_cut_off(service: Service, figure: Figure
     figure("reads_nothing_cut", seconds, "s")
 
 
-def test_a_client_whose_machine_is_gone_is_noticed(service: Service) -> None:
+def test_a_client_whose_machine_is_gone_is_noticed(service: ServiceProcess) -> None:
     line = Line(service.port, endless(False))
     until(lambda: service.running() == 1, "it runs")
     try:
@@ -107,5 +107,5 @@ def test_a_client_whose_machine_is_gone_is_noticed(service: Service) -> None:
     assert seconds_until_idle(service) < READ_TIMEOUT_S * 3
 
 
-def test_the_slots_serve_on_after_all_that(service: Service) -> None:
+def test_the_slots_serve_on_after_all_that(service: ServiceProcess) -> None:
     assert chat(service.port, 5).status == 200

@@ -11,10 +11,10 @@ import pytest
 
 from callers import Answer, Later, Line, call, chat, chat_body, post_bytes, stream
 from figures import Figure
-from launcher import Service, until
+from launcher import ServiceProcess, until
 from speakers import KINDS, PATHS, Reply, scripted, streamed, whole
 
-Start = Callable[..., Service]
+Start = Callable[..., ServiceProcess]
 
 
 def test_pre_stop_lets_everything_finish_and_refuses_the_rest(start: Start, figure: Figure) -> None:

@@ -14,21 +14,21 @@ from callers import Later, Line, call, chat, chat_body, post_bytes, stream
 from chatbot_llm.engine import supervisor
 from chatbot_llm.settings import Settings
 from figures import MEASURING, Figure
-from launcher import Service, until
+from launcher import ServiceProcess, until
 
-Start = Callable[..., Service]
+Start = Callable[..., ServiceProcess]
 EXIT_WITHIN_S = 5.0
 #: How long the engine may be silent here, seconds; where figures are asked for, as long as in production.
 HANG_S = Settings().hang_s if MEASURING else 2.0
 
 
-def ready_at(service: Service) -> float:
+def ready_at(service: ServiceProcess) -> float:
     """When the service said that it was ready, by its log."""
     line = next(line for line in service.log().splitlines() if '"msg": "ready"' in line)
     return datetime.fromisoformat(line.split(" ")[0]).timestamp()
 
 
-def assert_ends(service: Service, reason: str, died: float) -> None:
+def assert_ends(service: ServiceProcess, reason: str, died: float) -> None:
     assert service.wait_exit(EXIT_WITHIN_S) not in (0, None)
     assert time.monotonic() - died < EXIT_WITHIN_S + 1
     assert reason in service.log()

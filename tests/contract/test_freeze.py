@@ -13,7 +13,7 @@ import pytest
 
 from callers import Later, Line, call, chat, stream
 from figures import MEASURING, Figure
-from launcher import Service, until
+from launcher import ServiceProcess, until
 from speakers import PATHS, Reply, scripted, streamed
 
 FROZEN_S = 120.0 if MEASURING else 5.0
@@ -21,16 +21,16 @@ HEADER = "x-request-timeout"
 
 
 @pytest.fixture(scope="module")
-def service(start_once: Callable[..., Service]) -> Service:
+def service(start_once: Callable[..., ServiceProcess]) -> ServiceProcess:
     return start_once(max_running=2, max_waiting=2, hang_s=1, read_timeout_s=4).wait_ready()
 
 
-def freeze(service: Service) -> None:
+def freeze(service: ServiceProcess) -> None:
     with service.frozen():
         time.sleep(FROZEN_S)
 
 
-def test_frozen_with_nobody_inside_it_serves_on(service: Service, figure: Figure) -> None:
+def test_frozen_with_nobody_inside_it_serves_on(service: ServiceProcess, figure: Figure) -> None:
     with Line(service.port, b"GET /version HTTP/1.1\r\nHost: t\r\n\r\n") as kept:
         kept.read_until(b"scripted")
         with Line(service.port, b"GET /version HTTP/1.1\r\nHost:") as half:
@@ -47,7 +47,7 @@ def test_frozen_with_nobody_inside_it_serves_on(service: Service, figure: Figure
     figure("frozen_idle", FROZEN_S, "s")
 
 
-def test_frozen_amid_answers_they_go_on_and_deadlines_move(service: Service, figure: Figure) -> None:
+def test_frozen_amid_answers_they_go_on_and_deadlines_move(service: ServiceProcess, figure: Figure) -> None:
     deadline_s = 4
     deadline = {HEADER: str(deadline_s)}
     streaming = Later(lambda: stream(service.port, 40, token_s=0.05, headers=deadline))
@@ -70,7 +70,7 @@ def test_frozen_amid_answers_they_go_on_and_deadlines_move(service: Service, fig
     service.wait_idle()
 
 
-def test_frozen_amid_an_answer_of_any_protocol_it_goes_on(service: Service) -> None:
+def test_frozen_amid_an_answer_of_any_protocol_it_goes_on(service: ServiceProcess) -> None:
     deadline = {HEADER: "4"}
 
     def ask(kind: str) -> Reply:

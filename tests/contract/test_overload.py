@@ -16,7 +16,7 @@ import pytest
 
 from callers import LIMIT_S, Later, Line, chat, chat_body, post_bytes, stream
 from figures import MEASURING, Figure
-from launcher import THREADS, Service, until
+from launcher import THREADS, ServiceProcess, until
 
 RUNNING, WAITING = 4, 4
 OVERLOAD = 16
@@ -31,7 +31,7 @@ class Seen(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def service(start_once: Callable[..., Service]) -> Service:
+def service(start_once: Callable[..., ServiceProcess]) -> ServiceProcess:
     return start_once(max_running=RUNNING, max_waiting=WAITING).wait_ready()
 
 
@@ -48,7 +48,7 @@ def ask(port: int) -> Seen:
     return Seen(int(first.split()[1]), headers, body)
 
 
-def press(service: Service, clients: int, span_s: float) -> list[Seen]:
+def press(service: ServiceProcess, clients: int, span_s: float) -> list[Seen]:
     """`clients` callers in a closed loop for `span_s` seconds; the refused try again soon."""
     end = time.monotonic() + span_s
     answers: list[list[Seen]] = [[] for _ in range(clients)]
@@ -64,7 +64,7 @@ def press(service: Service, clients: int, span_s: float) -> list[Seen]:
     return [seen for mine in answers for seen in mine]
 
 
-def test_sixteen_times_the_capacity_gets_exactly_one_answer_each(service: Service, figure: Figure) -> None:
+def test_sixteen_times_the_capacity_gets_exactly_one_answer_each(service: ServiceProcess, figure: Figure) -> None:
     calm = sum(seen.status == 200 for seen in press(service, RUNNING, SPAN_S / 2)) / (SPAN_S / 2)
     press(service, RUNNING * OVERLOAD, 1.0)  # buffers are made once
     worker = service.worker
@@ -112,7 +112,7 @@ def test_sixteen_times_the_capacity_gets_exactly_one_answer_each(service: Servic
         assert counted[name] - before.get(name, 0) == statuses[status]
 
 
-def test_first_come_first_served(start: Callable[..., Service], figure: Figure) -> None:
+def test_first_come_first_served(start: Callable[..., ServiceProcess], figure: Figure) -> None:
     service = start(max_running=1, max_waiting=6).wait_ready()
     blocker = Later(lambda: chat(service.port, 40, token_s=0.05))
     until(lambda: service.running() == 1, "the slot is taken")
@@ -132,7 +132,9 @@ def test_first_come_first_served(start: Callable[..., Service], figure: Figure) 
     figure("in_turn", len(done), "callers")
 
 
-def test_while_loading_callers_wait_inside_and_the_rest_is_told_to_come_back(start: Callable[..., Service]) -> None:
+def test_while_loading_callers_wait_inside_and_the_rest_is_told_to_come_back(
+    start: Callable[..., ServiceProcess],
+) -> None:
     service = start(max_running=2, max_waiting=1, script={"load_s": 3}).wait_listening()
     inside = [Later(lambda: chat(service.port, 3)) for _ in range(3)]
     until(lambda: service.health()["waiting"] == 3, "three wait for the model")
@@ -141,7 +143,7 @@ def test_while_loading_callers_wait_inside_and_the_rest_is_told_to_come_back(sta
     assert [call.get().status for call in inside] == [200, 200, 200]
 
 
-def test_retry_after_follows_the_measured_service_time(start: Callable[..., Service]) -> None:
+def test_retry_after_follows_the_measured_service_time(start: Callable[..., ServiceProcess]) -> None:
     service = start(max_running=1, max_waiting=0).wait_ready()
 
     def refusal() -> int:
@@ -157,7 +159,7 @@ def test_retry_after_follows_the_measured_service_time(start: Callable[..., Serv
     assert refusal() < first, "short answers were measured since"
 
 
-def test_three_hundred_streams_at_once_lose_nothing(start: Callable[..., Service], figure: Figure) -> None:
+def test_three_hundred_streams_at_once_lose_nothing(start: Callable[..., ServiceProcess], figure: Figure) -> None:
     service = start(max_running=300, max_waiting=0).wait_ready()
     words = [f"w{number}" for number in range(20)]
     text = " ".join(words)

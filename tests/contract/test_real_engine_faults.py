@@ -12,12 +12,12 @@ import pytest
 import speakers
 from callers import Answer, Events, Later, Line, call, gather, post_bytes
 from figures import MEASURING, Figure
-from launcher import ONE_LAYER, ROOT, Service, until
+from launcher import ONE_LAYER, ROOT, ServiceProcess, until
 from speakers import KINDS, PATHS
 
 pytestmark = pytest.mark.engine
 
-Start = Callable[..., Service]
+Start = Callable[..., ServiceProcess]
 #: Two busy cores; the bundled model is unpacked on the first start ever.
 START_S = 300.0
 HANG_S = 5.0
@@ -37,38 +37,38 @@ def body(words: int, *, stream: bool = False) -> dict[str, object]:
     return {"messages": ask, "max_tokens": words, "min_tokens": words, "ignore_eos": True, "stream": stream}
 
 
-def chat(service: Service, words: int, timeout: str = "60") -> Answer:
+def chat(service: ServiceProcess, words: int, timeout: str = "60") -> Answer:
     return call(service.port, "POST", "/chat", body(words), headers={"x-request-timeout": timeout}, timeout=90)
 
 
-def engine_process(service: Service) -> psutil.Process:
+def engine_process(service: ServiceProcess) -> psutil.Process:
     """vLLM's EngineCore: the fattest below the worker."""
     family = service.worker.children(recursive=True)
     return max(family, key=lambda process: process.memory_info().rss)
 
 
-def busy(service: Service) -> float:
+def busy(service: ServiceProcess) -> float:
     metrics = service.metrics()
     return sum(value for name, value in metrics.items() if name.startswith("vllm:num_requests_running"))
 
 
-def cache_in_use(service: Service) -> float:
+def cache_in_use(service: ServiceProcess) -> float:
     metrics = service.metrics()
     return sum(value for name, value in metrics.items() if name.startswith("vllm:kv_cache_usage_perc"))
 
 
 @pytest.fixture(scope="module")
-def service(start_once: Start) -> Service:
+def service(start_once: Start) -> ServiceProcess:
     """One real engine for everything that it survives, and for its end."""
     return start_once(argv=MODEL, engine="vllm", profile="cpu", hang_s=HANG_S, max_running=4).wait_ready(START_S)
 
 
 @pytest.fixture
-def doomed(start: Start) -> Iterator[Service]:
+def doomed(start: Start) -> Iterator[ServiceProcess]:
     yield start(argv=MODEL, engine="vllm", profile="cpu", hang_s=HANG_S, max_running=4).wait_ready(START_S)
 
 
-def test_a_deadline_gives_the_partial_text_and_frees_the_cache(service: Service, figure: Figure) -> None:
+def test_a_deadline_gives_the_partial_text_and_frees_the_cache(service: ServiceProcess, figure: Figure) -> None:
     deadline_s = 4  # a busy machine may need two of them for the first word
     answer = chat(service, 2000, timeout=str(deadline_s))
     over = time.monotonic()
@@ -81,7 +81,7 @@ def test_a_deadline_gives_the_partial_text_and_frees_the_cache(service: Service,
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("stream", [False, True], ids=["silent", "streaming"])
-def test_a_client_that_leaves_frees_vllm_too(service: Service, figure: Figure, kind: str, stream: bool) -> None:
+def test_a_client_that_leaves_frees_vllm_too(service: ServiceProcess, figure: Figure, kind: str, stream: bool) -> None:
     sent = body(3000, stream=stream) if kind == "chat" else speakers.body(kind, 3000, STORY, stream=stream)
     line = Line(service.port, post_bytes(sent, PATHS[kind]))
     until(lambda: service.running() == 1, "it runs")
@@ -94,7 +94,7 @@ def test_a_client_that_leaves_frees_vllm_too(service: Service, figure: Figure, k
     figure("vllm_freed_cache", time.monotonic() - left, "s")
 
 
-def test_a_client_that_leaves_at_the_last_event_has_left_nothing(service: Service) -> None:
+def test_a_client_that_leaves_at_the_last_event_has_left_nothing(service: ServiceProcess) -> None:
     whole = "chatbot_requests_total[ok][/chat]"
     before, clients = service.metrics().get(whole, 0), 20
     for _ in range(clients):
@@ -103,12 +103,12 @@ def test_a_client_that_leaves_at_the_last_event_has_left_nothing(service: Servic
     until(lambda: service.metrics().get(whole, 0) == before + clients, "all are counted as whole")
 
 
-def freeze(service: Service) -> None:
+def freeze(service: ServiceProcess) -> None:
     with service.frozen():
         time.sleep(FROZEN_S)
 
 
-def test_frozen_amid_a_stream_it_goes_on(service: Service, figure: Figure) -> None:
+def test_frozen_amid_a_stream_it_goes_on(service: ServiceProcess, figure: Figure) -> None:
     whole = "chatbot_requests_total[ok][/chat]"
     before = service.metrics().get(whole, 0)
     with Events(service.port, body(20, stream=True), headers={"x-request-timeout": "60"}) as events:
@@ -121,7 +121,7 @@ def test_frozen_amid_a_stream_it_goes_on(service: Service, figure: Figure) -> No
     figure("vllm_frozen", FROZEN_S, "s")
 
 
-def test_frozen_with_nobody_inside_it_serves_on(service: Service, figure: Figure) -> None:
+def test_frozen_with_nobody_inside_it_serves_on(service: ServiceProcess, figure: Figure) -> None:
     freeze(service)
     woken = time.monotonic()
     answer = chat(service, 5)
@@ -132,7 +132,7 @@ def test_frozen_with_nobody_inside_it_serves_on(service: Service, figure: Figure
     assert service.health()["ready"], "nobody took a freeze for a hang"
 
 
-def reported_and_gone(service: Service, strike: Callable[[], None], unhealthy_s: float) -> tuple[float, float]:
+def reported_and_gone(service: ServiceProcess, strike: Callable[[], None], unhealthy_s: float) -> tuple[float, float]:
     """Whatever `strike` does to the engine: /health, both kinds of callers and the exit status tell of it in time.
 
     Returns the seconds until /health did and until the process had ended.
@@ -158,14 +158,14 @@ def reported_and_gone(service: Service, strike: Callable[[], None], unhealthy_s:
     return ill - struck, ended - struck
 
 
-def test_an_engine_process_that_hangs(doomed: Service) -> None:
+def test_an_engine_process_that_hangs(doomed: ServiceProcess) -> None:
     # its next ping may be 5 s away, and is given up after hang_s
     reported_and_gone(doomed, lambda: engine_process(doomed).send_signal(signal.SIGSTOP), 5 + HANG_S + 1)
 
 
 # That a worker ends with its master is the same with any engine (test_engine_death.py).
 @pytest.mark.parametrize("who", ["worker", "master"] if MEASURING else ["worker"])
-def test_no_engine_process_is_orphaned(doomed: Service, figure: Figure, who: str) -> None:
+def test_no_engine_process_is_orphaned(doomed: ServiceProcess, figure: Figure, who: str) -> None:
     (doomed.process if who == "master" else doomed.worker).send_signal(signal.SIGKILL)
     killed = time.monotonic()
     doomed.wait_exit(10)
@@ -195,7 +195,7 @@ def test_sigterm_while_loading_leaves_nothing(start: Start) -> None:
     service.assert_nothing_left(10)
 
 
-def test_kill_9_of_the_engine_process(service: Service, figure: Figure) -> None:
+def test_kill_9_of_the_engine_process(service: ServiceProcess, figure: Figure) -> None:
     # stays the last one here: the others share this service, and a start of the real engine takes most of a minute
     noticed, ended = reported_and_gone(service, engine_process(service).kill, 1)
     figure("vllm_death_noticed", noticed, "s")

@@ -24,7 +24,7 @@ from side_by_side import LIMIT_S, run, side_by_side, wanted_here
 
 from infra.errors import InfraError
 from infra.fc.serverless_devs import find_s
-from launcher import Service
+from launcher import ServiceProcess
 
 ROOT = readme.ROOT
 BLOCKS = readme.blocks()
@@ -39,7 +39,7 @@ def holds(output: str, block: readme.Block) -> None:
         assert words in output, f"{words!r} is not in:\n{output}"
 
 
-def snippet(server: Service, folder: Path, block: readme.Block) -> str:
+def snippet(server: ServiceProcess, folder: Path, block: readme.Block) -> str:
     """What it printed, run as it stands there but for the address."""
     code = block.code.replace(readme.LOCAL, server.url).replace("service.log", str(server.log_path))
     if block.kind == "node":
@@ -57,7 +57,7 @@ def snippet(server: Service, folder: Path, block: readme.Block) -> str:
 
 @pytest.fixture(scope="module")
 def printed(
-    request: pytest.FixtureRequest, server: Service, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, server: ServiceProcess, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Mapping[str, Future[str]]]:
     """What each snippet printed that a test of this run asks for."""
     with side_by_side(
@@ -86,7 +86,7 @@ def test_what_a_program_prints_is_no_chance(block: readme.Block) -> None:
 @pytest.mark.engine
 @pytest.mark.timeout(LIMIT_S)
 @pytest.mark.parametrize("block", of("bash"))
-def test_walk_through(block: readme.Block, server: Service, tmp_path: Path) -> None:
+def test_walk_through(block: readme.Block, server: ServiceProcess, tmp_path: Path) -> None:
     """One after the other, as each goes on with what the one before has left."""
     holds(snippet(server, tmp_path, block), block)
 

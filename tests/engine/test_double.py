@@ -7,7 +7,7 @@ import pytest
 import requests
 
 from in_process import Client, Make
-from launcher import Service
+from launcher import ServiceProcess
 from speakers import events
 
 pytestmark = pytest.mark.engine
@@ -63,7 +63,7 @@ def misfits(ours: Any, theirs: Any, where: str = "") -> list[str]:
 
 
 @pytest.mark.parametrize(("path", "body"), REQUESTS)
-def test_the_double_has_the_real_shape(server: Service, double: Client, path: str, body: Any) -> None:
+def test_the_double_has_the_real_shape(server: ServiceProcess, double: Client, path: str, body: Any) -> None:
     real = requests.post(f"{server.url}{path}", json=body, timeout=120)
     ours = double.post(path, json=body)
     assert ours.status_code == real.status_code

@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from figures import Figure
-from launcher import Service, until
+from launcher import ServiceProcess, until
 
 pytestmark = pytest.mark.engine
 
@@ -23,7 +23,7 @@ QUESTION: list[Any] = [
 
 
 @pytest.fixture(scope="module")
-def client(server: Service) -> openai.OpenAI:
+def client(server: ServiceProcess) -> openai.OpenAI:
     return openai.OpenAI(base_url=server.v1, api_key="unused", max_retries=0, timeout=120)
 
 
@@ -32,7 +32,7 @@ def model(client: openai.OpenAI) -> str:
     return client.models.list().data[0].id
 
 
-def test_the_seed_request_gets_the_seed_answer(server: Service, model: str) -> None:
+def test_the_seed_request_gets_the_seed_answer(server: ServiceProcess, model: str) -> None:
     body = {"model": model, "messages": QUESTION, "temperature": 0, "max_tokens": 20}
     answer = requests.post(f"{server.url}/chat", json=body, timeout=120)
     found = answer.json()
@@ -118,7 +118,7 @@ def test_penalties_and_max_completion_tokens_are_taken(client: openai.OpenAI, mo
     assert answer.choices[0].finish_reason == "length"
 
 
-def test_raw_completions_and_generate_agree(server: Service, client: openai.OpenAI, model: str) -> None:
+def test_raw_completions_and_generate_agree(server: ServiceProcess, client: openai.OpenAI, model: str) -> None:
     prompt = "The capital of France is"
     ask: dict[str, Any] = {"prompt": prompt, "max_tokens": 5, "temperature": 0}
     raw = client.completions.create(model=model, **ask).choices[0].text
@@ -130,21 +130,21 @@ def test_raw_completions_and_generate_agree(server: Service, client: openai.Open
     assert "".join(json.loads(line.removeprefix("data: "))["text"][0] for line in lines[:-1]) == prompt + raw
 
 
-def test_an_event_says_the_same_as_the_route(server: Service) -> None:
+def test_an_event_says_the_same_as_the_route(server: ServiceProcess) -> None:
     ask = {"messages": QUESTION, "temperature": 0, "max_tokens": 8}
     direct = requests.post(f"{server.url}/chat", json=ask, timeout=120).json()
     through = requests.post(f"{server.url}/invoke", data=json.dumps(ask), timeout=120).json()
     assert through["choices"][0]["message"] == direct["choices"][0]["message"]
 
 
-def test_tokenize_counts_what_usage_counts(server: Service) -> None:
+def test_tokenize_counts_what_usage_counts(server: ServiceProcess) -> None:
     counted = requests.post(f"{server.url}/tokenize", json={"messages": QUESTION}, timeout=60).json()
     ask = {"messages": QUESTION, "max_tokens": 1}
     used = requests.post(f"{server.url}/chat", json=ask, timeout=60).json()["usage"]["prompt_tokens"]
     assert counted["count"] == used == len(counted["tokens"])
 
 
-def running(server: Service) -> float:
+def running(server: ServiceProcess) -> float:
     text = requests.get(f"{server.url}/metrics", timeout=5).text
     found = re.search(r"^vllm:num_requests_running\{[^}]*\} (\S+)", text, re.M)
     assert found is not None
@@ -152,7 +152,7 @@ def running(server: Service) -> float:
 
 
 def test_ten_requests_are_batched_in_the_engine(
-    server: Service, client: openai.OpenAI, model: str, figure: Figure
+    server: ServiceProcess, client: openai.OpenAI, model: str, figure: Figure
 ) -> None:
     seen: list[float] = []
     over = threading.Event()
@@ -194,14 +194,14 @@ def test_ten_requests_are_batched_in_the_engine(
         ({"messages": QUESTION, "stop": 5}, 400, None),
     ],
 )
-def test_refusals_have_the_envelope(server: Service, ask: dict[str, Any], status: int, code: str | None) -> None:
+def test_refusals_have_the_envelope(server: ServiceProcess, ask: dict[str, Any], status: int, code: str | None) -> None:
     answer = requests.post(f"{server.url}/chat", json=ask, timeout=60)
     error = answer.json()["error"]
     assert answer.status_code == status, error
     assert error["code"] == code and error["message"] and "/site-packages" not in error["message"]
 
 
-def test_the_deadline_returns_partial_text_and_frees_the_cache(server: Service) -> None:
+def test_the_deadline_returns_partial_text_and_frees_the_cache(server: ServiceProcess) -> None:
     ask = {"messages": QUESTION, "max_tokens": 2000, "ignore_eos": True}
     for stream in (False, True):
         answer = requests.post(
@@ -220,21 +220,21 @@ def test_the_deadline_returns_partial_text_and_frees_the_cache(server: Service) 
     assert running(server) == 0
 
 
-def test_every_phase_of_the_start_was_seen(server: Service) -> None:
+def test_every_phase_of_the_start_was_seen(server: ServiceProcess) -> None:
     spent = requests.get(f"{server.url}/health", timeout=5).json()["start_phases_s"]
     assert set(spent) == {"listen", "model", "import", "config", "spawn", "weights", "kv_cache", "compile", "warm_up"}
     assert all(seconds >= 0 for seconds in spent.values())
     assert spent["listen"] < 120 and sum(spent.values()) - spent["model"] < 300
 
 
-def test_every_log_line_of_the_service_and_of_vllm_begins_with_a_date(server: Service) -> None:
+def test_every_log_line_of_the_service_and_of_vllm_begins_with_a_date(server: ServiceProcess) -> None:
     ours = [line for line in server.log().splitlines() if '"logger"' in line]
     assert any('"vllm.' in line for line in ours) and any('"chatbot_llm.' in line for line in ours)
     assert all(re.match(r"\d{4}-\d{2}-\d{2}T", line) for line in ours)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_log_says_how_a_prompt_begins_and_what_of_it_was_cached(server: Service, stream: bool) -> None:
+def test_the_log_says_how_a_prompt_begins_and_what_of_it_was_cached(server: ServiceProcess, stream: bool) -> None:
     """Two prompts with the same 300 first words, in answers of either kind."""
     beginning = " ".join(f"{stream}{number}" for number in range(300))
     for ending in ("one", "two"):

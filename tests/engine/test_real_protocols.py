@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import requests
 
-from launcher import ROOT, Service, until
+from launcher import ROOT, ServiceProcess, until
 from speakers import PATHS, Reply, body, streamed, whole
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
@@ -27,13 +27,13 @@ both = pytest.mark.parametrize("kind", KINDS)
 ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 
 
-def post(server: Service, kind: str, sent: dict[str, Any], **headers: str) -> Any:
+def post(server: ServiceProcess, kind: str, sent: dict[str, Any], **headers: str) -> Any:
     answer = requests.post(f"{server.url}{PATHS[kind]}", json=sent, headers=headers, timeout=120)
     assert answer.status_code == 200, answer.text
     return answer.content.decode() if sent.get("stream") else answer.json()
 
 
-def say(server: Service, kind: str, sent: dict[str, Any], **headers: str) -> Reply:
+def say(server: ServiceProcess, kind: str, sent: dict[str, Any], **headers: str) -> Reply:
     answer = post(server, kind, sent, **headers)
     return streamed(kind, answer) if sent.get("stream") else whole(kind, answer)
 
@@ -45,7 +45,7 @@ def system(kind: str, text: str) -> dict[str, Any]:
 @both
 @ways
 @pytest.mark.parametrize("words", [6, 60])
-def test_text_and_counts_are_those_of_chat(server: Service, kind: str, stream: bool, words: int) -> None:
+def test_text_and_counts_are_those_of_chat(server: ServiceProcess, kind: str, stream: bool, words: int) -> None:
     chat = body("chat", words, FRANCE, temperature=0)
     chat["messages"] = [{"role": "system", "content": "You are a helpful assistant."}, *chat["messages"]]
     sent = body(kind, words, FRANCE, temperature=0, stream=stream) | system(kind, "You are a helpful assistant.")
@@ -100,7 +100,7 @@ CONVERSATION: dict[str, Any] = {
 
 
 @both
-def test_a_conversation_with_tools_is_the_same_prompt(server: Service, kind: str) -> None:
+def test_a_conversation_with_tools_is_the_same_prompt(server: ServiceProcess, kind: str) -> None:
     limit = {"max_output_tokens" if kind == "responses" else "max_tokens": 4, "temperature": 0}
     chat = say(server, "chat", {**CONVERSATION["chat"], "max_tokens": 4, "temperature": 0})
     reply = say(server, kind, {**CONVERSATION[kind], **limit})
@@ -128,7 +128,7 @@ def tools(kind: str) -> dict[str, Any]:
 
 
 @both
-def test_a_tool_that_must_be_called_is_called(server: Service, kind: str) -> None:
+def test_a_tool_that_must_be_called_is_called(server: ServiceProcess, kind: str) -> None:
     sent = body(kind, 100, "Make it 21 degrees.", temperature=0) | tools(kind)
     answer = post(server, kind, sent)
     (name, arguments), *_ = calls_of(kind, answer)
@@ -143,7 +143,7 @@ def test_a_tool_that_must_be_called_is_called(server: Service, kind: str) -> Non
 
 @both
 @ways
-def test_a_call_cut_amid_its_arguments_is_no_call(server: Service, kind: str, stream: bool) -> None:
+def test_a_call_cut_amid_its_arguments_is_no_call(server: ServiceProcess, kind: str, stream: bool) -> None:
     sent = body(kind, 8, "Make it 21 degrees.", temperature=0, stream=stream) | tools(kind)
     answer = post(server, kind, sent)
     if stream:
@@ -155,7 +155,7 @@ def test_a_call_cut_amid_its_arguments_is_no_call(server: Service, kind: str, st
 
 
 @both
-def test_an_answer_obeys_its_schema(server: Service, kind: str) -> None:
+def test_an_answer_obeys_its_schema(server: ServiceProcess, kind: str) -> None:
     wanted = {"type": "json_schema", "schema": SCHEMA}
     sent = (
         {"text": {"format": {**wanted, "name": "x"}}} if kind == "responses" else {"output_config": {"format": wanted}}
@@ -165,7 +165,7 @@ def test_an_answer_obeys_its_schema(server: Service, kind: str) -> None:
 
 
 @both
-def test_a_schema_that_costs_too_much_is_refused_by_its_place(server: Service, kind: str) -> None:
+def test_a_schema_that_costs_too_much_is_refused_by_its_place(server: ServiceProcess, kind: str) -> None:
     hostile = {
         "type": "object",
         "properties": {f"p{at}": {"type": "string"} for at in range(300)},
@@ -183,7 +183,7 @@ def test_a_schema_that_costs_too_much_is_refused_by_its_place(server: Service, k
 
 
 @both
-def test_a_tool_whose_hint_costs_too_much_is_offered_all_the_same(server: Service, kind: str) -> None:
+def test_a_tool_whose_hint_costs_too_much_is_offered_all_the_same(server: ServiceProcess, kind: str) -> None:
     hostile = {
         "type": "object",
         "properties": {f"p{at}": {"type": "string"} for at in range(300)},
@@ -195,19 +195,19 @@ def test_a_tool_whose_hint_costs_too_much_is_offered_all_the_same(server: Servic
     assert say(server, kind, body(kind, 3, "Hello", tools=[tool], temperature=0)).completion == 3
 
 
-def test_the_beginning_of_an_answer_is_gone_on_with(server: Service) -> None:
+def test_the_beginning_of_an_answer_is_gone_on_with(server: ServiceProcess) -> None:
     sent = body("messages", 4, FRANCE, temperature=0)
     sent["messages"].append({"role": "assistant", "content": "The capital of France is"})
     assert "Paris" in say(server, "messages", sent).text
 
 
-def test_a_stop_sequence_is_named(server: Service) -> None:
+def test_a_stop_sequence_is_named(server: ServiceProcess) -> None:
     answer = post(server, "messages", body("messages", 40, FRANCE, temperature=0, stop_sequences=["Paris"]))
     assert (answer["stop_reason"], answer["stop_sequence"]) == ("stop_sequence", "Paris")
     assert "Paris" not in whole("messages", answer).text
 
 
-def busy(server: Service) -> float:
+def busy(server: ServiceProcess) -> float:
     return sum(value for name, value in server.metrics().items() if name.startswith("vllm:num_requests_running"))
 
 
@@ -216,14 +216,16 @@ STORY = "Tell me a long story about a river."
 
 @both
 @ways
-def test_the_deadline_returns_partial_text_and_frees_the_engine(server: Service, kind: str, stream: bool) -> None:
+def test_the_deadline_returns_partial_text_and_frees_the_engine(
+    server: ServiceProcess, kind: str, stream: bool
+) -> None:
     reply = say(server, kind, body(kind, 3000, STORY, temperature=0, stream=stream), **{"x-request-timeout": "1"})
     assert reply.finish == "length" and bool(reply.text) == bool(reply.completion)
     until(lambda: busy(server) == 0, "vLLM has nothing left of it", 10)
 
 
 @both
-def test_what_is_wrong_is_told_in_the_callers_words(server: Service, kind: str) -> None:
+def test_what_is_wrong_is_told_in_the_callers_words(server: ServiceProcess, kind: str) -> None:
     limit = "max_output_tokens" if kind == "responses" else "max_tokens"
     long = body(kind, 5, "word " * 6000)
     for sent, words in ((long, "maximum context length"), ({**body(kind), limit: 0}, limit), ({}, "")):
@@ -234,13 +236,13 @@ def test_what_is_wrong_is_told_in_the_callers_words(server: Service, kind: str) 
         assert answer.json()["error"]["code"] == "context_length_exceeded"
 
 
-def test_logprobs_come_when_they_are_included(server: Service) -> None:
+def test_logprobs_come_when_they_are_included(server: ServiceProcess) -> None:
     sent = body("responses", 3, FRANCE, temperature=0, include=["message.output_text.logprobs"], top_logprobs=2)
     (part,) = post(server, "responses", sent)["output"][0]["content"]
     assert len(part["logprobs"]) == 3 and len(part["logprobs"][0]["top_logprobs"]) == 2
 
 
-def test_the_prefix_cache_is_told_of(server: Service) -> None:
+def test_the_prefix_cache_is_told_of(server: ServiceProcess) -> None:
     sent = body("responses", 1, "word " * 200, temperature=0)
     usages = [post(server, "responses", sent)["usage"]["input_tokens_details"]["cached_tokens"] for _ in range(2)]
     assert usages[1] >= 128 > usages[0]

@@ -15,7 +15,7 @@ from pydantic import UUID4, BaseModel, Field, SecretStr
 from callers import Events, Later, Line, post_bytes
 from chatbot_llm.settings import Settings
 from figures import Figure
-from launcher import Service
+from launcher import ServiceProcess
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
@@ -127,7 +127,7 @@ ORDINARY: dict[str, dict[str, Any]] = {
 class Neighbour:
     """A stream that somebody else reads; the longest gap between two of its events is what others cost it."""
 
-    def __init__(self, server: Service) -> None:
+    def __init__(self, server: ServiceProcess) -> None:
         self._server = server
         self._over = Event()
         self.gaps: list[float] = []
@@ -155,7 +155,7 @@ class Neighbour:
 
 
 @contextmanager
-def neighbour(server: Service) -> Iterator[Neighbour]:
+def neighbour(server: ServiceProcess) -> Iterator[Neighbour]:
     beside = Neighbour(server)
     try:
         time.sleep(3)
@@ -164,7 +164,7 @@ def neighbour(server: Service) -> Iterator[Neighbour]:
         beside.close()
 
 
-def test_no_schema_makes_a_neighbour_wait(server: Service, figure: Figure) -> None:
+def test_no_schema_makes_a_neighbour_wait(server: ServiceProcess, figure: Figure) -> None:
     server.call("POST", "/chat", {**CHAT, **wanted(optional(2))}, timeout=240)
     with neighbour(server) as beside:
         usual = beside.longest()
@@ -184,7 +184,7 @@ def test_no_schema_makes_a_neighbour_wait(server: Service, figure: Figure) -> No
     assert server.call("POST", "/chat", CHAT).status == 200
 
 
-def test_the_work_ends_with_its_request(server: Service) -> None:
+def test_the_work_ends_with_its_request(server: ServiceProcess) -> None:
     def seconds(body: dict[str, Any]) -> float:
         begun = time.monotonic()
         assert server.call("POST", "/chat", {**CHAT, **body}, timeout=240).status == 200
@@ -211,7 +211,9 @@ def test_the_work_ends_with_its_request(server: Service) -> None:
     ids=["recursion", "a negative count", "counted properties", "a text of 100,000 characters"],
 )
 @pytest.mark.parametrize("place", ["response_format", "structured_outputs", "tools"])
-def test_what_cannot_be_enforced_is_a_400_that_says_why(server: Service, schema: Any, reason: str, place: str) -> None:
+def test_what_cannot_be_enforced_is_a_400_that_says_why(
+    server: ServiceProcess, schema: Any, reason: str, place: str
+) -> None:
     body = {"response_format": wanted(schema), "structured_outputs": {"structured_outputs": {"json": schema}}}
     answer = server.call("POST", "/chat", {**CHAT, **body.get(place, tool(schema, strict=True))}, timeout=240)
     error = answer.json["error"]
@@ -219,12 +221,12 @@ def test_what_cannot_be_enforced_is_a_400_that_says_why(server: Service, schema:
 
 
 @pytest.mark.parametrize("schema", [HOSTILE, {"$ref": "#"}, {"minLength": -5}], ids=["hostile", "recursion", "count"])
-def test_a_hint_is_served(server: Service, schema: Any) -> None:
+def test_a_hint_is_served(server: ServiceProcess, schema: Any) -> None:
     answer = server.call("POST", "/chat", {**CHAT, **tool(schema)}, timeout=240)
     assert answer.status == 200, answer.body
 
 
-def test_a_hint_that_is_cheap_is_still_enforced_and_the_prompt_stays_the_same(server: Service) -> None:
+def test_a_hint_that_is_cheap_is_still_enforced_and_the_prompt_stays_the_same(server: ServiceProcess) -> None:
     cheap = {
         "type": "object",
         "properties": {"n": {"enum": [41, 42]}},
@@ -240,7 +242,7 @@ def test_a_hint_that_is_cheap_is_still_enforced_and_the_prompt_stays_the_same(se
         assert counted == used
 
 
-def test_a_required_call_that_is_cut_is_no_text(server: Service) -> None:
+def test_a_required_call_that_is_cut_is_no_text(server: ServiceProcess) -> None:
     schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
     for most in (2, 5, 9, 14):
         body = {**CHAT, **tool(schema), "tool_choice": "required", "max_tokens": most}
@@ -248,7 +250,7 @@ def test_a_required_call_that_is_cut_is_no_text(server: Service) -> None:
         assert "tool_call" not in (message["content"] or ""), message
 
 
-def test_generate_sends_the_prompt_once_per_choice(server: Service) -> None:
+def test_generate_sends_the_prompt_once_per_choice(server: ServiceProcess) -> None:
     body = {"prompt": "word " * 1_000, "n": 4, "stream": True, "max_tokens": 20, "temperature": 1, "ignore_eos": True}
     answer = server.call("POST", "/generate", body, timeout=240)
     events = [json.loads(event[6:]) for event in answer.body.split(b"\n\n") if event.startswith(b"data: {")]
@@ -257,7 +259,7 @@ def test_generate_sends_the_prompt_once_per_choice(server: Service) -> None:
     assert len(answer.body) < 20 * len(json.dumps(body))
 
 
-def test_generate_takes_token_ids_and_echo(server: Service) -> None:
+def test_generate_takes_token_ids_and_echo(server: ServiceProcess) -> None:
     prompt = "The capital of France is"
     ids = server.call("POST", "/tokenize", {"prompt": prompt}).json["tokens"]
     for extra in ({"prompt": ids}, {"prompt": prompt, "echo": True}, {"prompt": [prompt]}):
@@ -272,7 +274,9 @@ def test_generate_takes_token_ids_and_echo(server: Service) -> None:
 
 @pytest.mark.parametrize("start", ['{"error": {"message": "x"}}', "This model's maximum context length is", "word"])
 @pytest.mark.parametrize("path", ["/generate", "/invoke"])
-def test_a_prompt_that_is_too_long_is_told_so_whatever_it_begins_with(server: Service, start: str, path: str) -> None:
+def test_a_prompt_that_is_too_long_is_told_so_whatever_it_begins_with(
+    server: ServiceProcess, start: str, path: str
+) -> None:
     answer = server.call("POST", path, {"prompt": start + " word" * 6_000, "max_tokens": 1}, timeout=60)
     assert answer.status == 400 and answer.json["error"]["code"] == "context_length_exceeded"
     assert "4096" in answer.json["error"]["message"]
@@ -289,7 +293,7 @@ def test_a_prompt_that_is_too_long_is_told_so_whatever_it_begins_with(server: Se
         ({"messages": [{"role": "assistant", "content": None, "tool_calls": 5}]}, "messages[0].tool_calls"),
     ],
 )
-def test_an_error_names_the_word_the_caller_needs(server: Service, body: dict[str, Any], word: str) -> None:
+def test_an_error_names_the_word_the_caller_needs(server: ServiceProcess, body: dict[str, Any], word: str) -> None:
     answer = server.call("POST", "/chat", {**CHAT, **body}, timeout=60)
     message = answer.json["error"]["message"]
     assert answer.status == 400 and word in message

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from chatbot_llm.engine import profiles
-from launcher import Service, free_port
+from launcher import ServiceProcess, free_port
 
 pytestmark = pytest.mark.engine
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,14 +27,14 @@ def test_what_cannot_start_ends_the_process_with_a_sentence() -> None:
     assert len(reported) == 1 and "/nowhere/at/all" in reported[0]
 
 
-def test_the_engine_process_begins_before_its_parent_has_imported(server: Service) -> None:
+def test_the_engine_process_begins_before_its_parent_has_imported(server: ServiceProcess) -> None:
     """Both import at the same time; the start would take ten seconds longer one after the other."""
     engine = next(one for one in server.worker.children() if "VLLM::EngineCore" in " ".join(one.cmdline()))
     imported = server.worker.create_time() + server.health()["start_phases_s"]["import"]
     assert engine.create_time() < imported
 
 
-def test_a_start_writes_no_wall_of_warnings(server: Service) -> None:
+def test_a_start_writes_no_wall_of_warnings(server: ServiceProcess) -> None:
     """A CPU that computes in bfloat16 would give one for each tensor, 122; some twenty others do no harm."""
     assert server.log().count('"level": "warning"') < 40
 

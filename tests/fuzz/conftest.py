@@ -6,17 +6,17 @@ import fuzzing
 import pytest
 
 from figures import Figure
-from launcher import THREADS, Service
+from launcher import THREADS, ServiceProcess
 
 #: The most memory a run may cost, bytes: some for caches, far less than a leak per input would come to.
 GROWTH = 100e6
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, figure: Figure) -> Iterator[Service]:
+def service(tmp_path_factory: pytest.TempPathFactory, figure: Figure) -> Iterator[ServiceProcess]:
     """The real process. Afterwards it must be as it was: nobody inside, no thread too many, no unexpected error."""
     options = {"read_timeout_s": 3, "max_running": 8, "max_waiting": 8}
-    running = Service(tmp_path_factory.mktemp("fuzz") / "log.txt", **options)
+    running = ServiceProcess(tmp_path_factory.mktemp("fuzz") / "log.txt", **options)
     try:
         worker = running.wait_ready().worker
         for _ in range(100):

@@ -11,7 +11,7 @@ from fuzzing import LIMIT_S, check_error, examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher import Service
+from launcher import ServiceProcess
 
 session = requests.Session()
 session.trust_env = False
@@ -80,7 +80,7 @@ def sent(value: Any) -> bytes:
 
 @examples(0.15)
 @given(raw=requests_.map(sent) | chats.map(sent) | values.map(sent) | st.binary(max_size=200))
-def test_any_event_is_answered(service: Service, raw: bytes) -> None:
+def test_any_event_is_answered(service: ServiceProcess, raw: bytes) -> None:
     answer = session.post(f"http://127.0.0.1:{service.port}/invoke", data=raw, timeout=LIMIT_S)
     check_error(answer.status_code, answer.content)
 
@@ -100,7 +100,7 @@ def test_any_event_is_answered(service: Service, raw: bytes) -> None:
 )
 @examples(0.025)
 @given(raw=chats.map(sent) | values.map(sent) | st.binary(max_size=200))
-def test_any_body_is_answered(service: Service, path: str, raw: bytes) -> None:
+def test_any_body_is_answered(service: ServiceProcess, path: str, raw: bytes) -> None:
     headers = {"Content-Type": "application/json"}
     answer = session.post(f"http://127.0.0.1:{service.port}{path}", data=raw, headers=headers, timeout=LIMIT_S)
     check_error(answer.status_code, answer.content)
@@ -114,7 +114,7 @@ def test_any_body_is_answered(service: Service, path: str, raw: bytes) -> None:
         max_size=5,
     )
 )
-def test_any_headers_are_answered(service: Service, headers: dict[str, str]) -> None:
+def test_any_headers_are_answered(service: ServiceProcess, headers: dict[str, str]) -> None:
     framing = ("content-length", "transfer-encoding", "host", "expect", "connection")
     raw = {name: value.strip().encode("latin-1") for name, value in headers.items() if name.lower() not in framing}
     answer = session.get(f"http://127.0.0.1:{service.port}/version", headers=raw, timeout=LIMIT_S)

@@ -19,7 +19,7 @@ from chatbot_llm.app import create_app
 from chatbot_llm.engine.scripted import ScriptedEngine
 from chatbot_llm.routes import openapi
 from chatbot_llm.settings import Settings
-from launcher import Service
+from launcher import ServiceProcess
 
 schema = schemathesis.openapi.from_dict(openapi.describe())
 #: Every operation but /pre-stop, which would end the run.
@@ -29,7 +29,7 @@ session.trust_env = False
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.label)
-def test_no_request_is_too_strange(service: Service, operation: schemathesis.schemas.APIOperation) -> None:
+def test_no_request_is_too_strange(service: ServiceProcess, operation: schemathesis.schemas.APIOperation) -> None:
     allowed = operation.as_strategy(generation_mode=GenerationMode.POSITIVE)
     cases = allowed
     if operation.body or operation.headers or operation.path_parameters:
@@ -47,7 +47,7 @@ def test_no_request_is_too_strange(service: Service, operation: schemathesis.sch
     run()
 
 
-def test_the_description_names_every_route(service: Service) -> None:
+def test_the_description_names_every_route(service: ServiceProcess) -> None:
     current = Settings(engine="scripted")
     rules = create_app(current, ScriptedEngine(current)).url_map.iter_rules()
     routes = {str(rule).replace("<path:name>", "{name}") for rule in rules} - {"/"}  # the page is for people

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from callers import Line, post_bytes
-from launcher import Service, until
+from launcher import ServiceProcess, until
 
 CHAT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
 #: Connections of one attack.
@@ -37,7 +37,7 @@ def answers(raw: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
-def say(service: Service, raw: bytes, limit_s: float = LIMIT_S) -> list[tuple[int, bytes]]:
+def say(service: ServiceProcess, raw: bytes, limit_s: float = LIMIT_S) -> list[tuple[int, bytes]]:
     """Send, tell the other side that this was all, and read until it closes."""
     with Line(service.port, raw) as line:
         line.socket.settimeout(limit_s)
@@ -97,7 +97,9 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize(("raw", "expected"), MALFORMED.values(), ids=list(MALFORMED))
-def test_a_malformed_request_gets_one_answer_at_most(service: Service, raw: str, expected: tuple[int, ...]) -> None:
+def test_a_malformed_request_gets_one_answer_at_most(
+    service: ServiceProcess, raw: str, expected: tuple[int, ...]
+) -> None:
     began = time.monotonic()
     got = say(service, raw.encode("latin-1"))
     assert len(got) <= 1, f"smuggled: {got}"
@@ -108,7 +110,7 @@ def test_a_malformed_request_gets_one_answer_at_most(service: Service, raw: str,
     assert time.monotonic() - began < LIMIT_S
 
 
-def test_pipelined_requests_are_answered_in_their_order(service: Service) -> None:
+def test_pipelined_requests_are_answered_in_their_order(service: ServiceProcess) -> None:
     paths = ["/health", "/version", "/nowhere", "/v1/models", "/health"]
     raw = "".join(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n" for path in paths).encode() + post_bytes(CHAT)
     with Line(service.port, raw) as line:
@@ -127,7 +129,7 @@ def answers_so_far(raw: bytes) -> list[tuple[int, bytes]]:
         return []
 
 
-def test_slow_senders_are_cut(service: Service) -> None:
+def test_slow_senders_are_cut(service: ServiceProcess) -> None:
     """slowloris: a crowd of connections, each of which sends a little of a request and then hardly anything."""
     lines = [Line(service.port, HEAD.encode()) for _ in range(CROWD)]
     lines += [Line(service.port, f"{HEAD}{SIZED}\r\n{BODY[:5]}".encode()) for _ in range(CROWD)]
@@ -142,7 +144,7 @@ def test_slow_senders_are_cut(service: Service) -> None:
     until(lambda: service.call("GET", "/health").status == 200, "the service is well")
 
 
-def test_readers_that_never_read_are_cut(service: Service) -> None:
+def test_readers_that_never_read_are_cut(service: ServiceProcess) -> None:
     script = {"loop": True, "burst": 100, "text": "x" * 1500}  # 7 MB in all: the kernel buffers 4 at most
     body = post_bytes({**CHAT, "stream": True, "max_tokens": 4000, "script": script})
     lines = [Line(service.port, body, receive_buffer=1024) for _ in range(8)]
@@ -168,14 +170,14 @@ pieces = st.sampled_from(WORDS) | st.text(st.characters(max_codepoint=255), max_
 
 @examples(0.05)
 @given(soup=st.lists(pieces, max_size=14).map("".join))
-def test_any_bytes_are_answered_or_cut(service: Service, soup: str) -> None:
+def test_any_bytes_are_answered_or_cut(service: ServiceProcess, soup: str) -> None:
     for status, body in say(service, soup.encode("latin-1")):
         check_error(status, body, half_closed=True)
 
 
 @examples(0.05)
 @given(seed=st.integers(0, 2**32))
-def test_a_request_with_a_few_wrong_bytes_is_answered_or_cut(service: Service, seed: int) -> None:
+def test_a_request_with_a_few_wrong_bytes_is_answered_or_cut(service: ServiceProcess, seed: int) -> None:
     dice = random.Random(seed)
     raw = bytearray(post_bytes(CHAT))
     for _ in range(dice.randint(1, 4)):

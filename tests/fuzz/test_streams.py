@@ -8,7 +8,7 @@ from fuzzing import LIMIT_S, examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher import Service
+from launcher import ServiceProcess
 from speakers import KINDS, PATHS, body, streamed, whole
 
 session = requests.Session()
@@ -43,7 +43,7 @@ def events(raw: bytes) -> list[bytes]:
     pieces=st.integers(1, 4096),
 )
 def test_a_stream_says_what_the_whole_answer_says(
-    service: Service, text: str, words: int, burst: int, route: str, usage: bool, pieces: int
+    service: ServiceProcess, text: str, words: int, burst: int, route: str, usage: bool, pieces: int
 ) -> None:
     posted: dict[str, Any] = {"max_tokens": words, "script": {"text": text, "burst": burst}}
     posted |= {"messages": [{"role": "user", "content": text}]} if route == "/chat" else {"prompt": text}
@@ -68,7 +68,7 @@ def test_a_stream_says_what_the_whole_answer_says(
 @examples(0.02)
 @given(text=texts.filter(utf8), words=st.integers(1, 30), burst=st.integers(1, 9), kind=st.sampled_from(KINDS[1:]))
 def test_a_stream_of_named_events_says_what_the_whole_answer_says(
-    service: Service, text: str, words: int, burst: int, kind: str
+    service: ServiceProcess, text: str, words: int, burst: int, kind: str
 ) -> None:
     posted = body(kind, words, ask=text, script={"text": text, "burst": burst})
     url = f"http://127.0.0.1:{service.port}{PATHS[kind]}"
@@ -79,7 +79,7 @@ def test_a_stream_of_named_events_says_what_the_whole_answer_says(
 
 @examples(0.02)
 @given(after=st.integers(0, 600), words=st.integers(1, 200))
-def test_a_reader_that_leaves_anywhere_leaves_nothing_behind(service: Service, after: int, words: int) -> None:
+def test_a_reader_that_leaves_anywhere_leaves_nothing_behind(service: ServiceProcess, after: int, words: int) -> None:
     posted = {"prompt": "a", "max_tokens": words, "stream": True, "script": {"loop": True, "token_s": 0.001}}
     with requests.post(
         f"http://127.0.0.1:{service.port}/generate", json=posted, timeout=LIMIT_S, stream=True

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from in_process import Client, Make
-from launcher import Service
+from launcher import ServiceProcess
 
 
 @pytest.fixture
@@ -22,12 +22,12 @@ def client(client_of: Callable[..., Client]) -> Client:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
-    """Start the real process; the keyword arguments are those of launcher.Service."""
-    begun: list[Service] = []
+def start(tmp_path: Path) -> Iterator[Callable[..., ServiceProcess]]:
+    """Start the real process; the keyword arguments are those of launcher.ServiceProcess."""
+    begun: list[ServiceProcess] = []
 
-    def begin(**options: Any) -> Service:
-        begun.append(Service(tmp_path / f"service-{len(begun)}.log", **options))
+    def begin(**options: Any) -> ServiceProcess:
+        begun.append(ServiceProcess(tmp_path / f"service-{len(begun)}.log", **options))
         return begun[-1].wait_ready(300)  # the real engine needs a minute, on a busy machine some
 
     yield begin

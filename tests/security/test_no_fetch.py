@@ -9,7 +9,7 @@ import pytest
 from poison import BODY, MESSAGE, RESPONSE, poisoned
 
 from callers import call
-from launcher import Service
+from launcher import ServiceProcess
 
 
 class Bait:
@@ -77,7 +77,7 @@ def lures(url: str) -> Iterator[bytes]:
     yield json.dumps({"path": "/chat", "method": "POST", "headers": headers, "body": {**BODY, "model": url}}).encode()
 
 
-def fish(service: Service, bait: Bait) -> None:
+def fish(service: ServiceProcess, bait: Bait) -> None:
     for body in lures(bait.address):
         for path in ("/chat", "/tokenize", "/invoke", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens"):
             answer = call(service.port, "POST", path, body, headers={"Referer": bait.address})
@@ -86,10 +86,10 @@ def fish(service: Service, bait: Bait) -> None:
     socket.create_connection(bait._socket.getsockname()).close()  # the bait works
 
 
-def test_no_address_in_a_request_is_visited(start: Callable[..., Service], bait: Bait) -> None:
+def test_no_address_in_a_request_is_visited(start: Callable[..., ServiceProcess], bait: Bait) -> None:
     fish(start(), bait)
 
 
 @pytest.mark.engine
-def test_no_address_in_a_request_is_visited_by_the_real_engine(server: Service, bait: Bait) -> None:
+def test_no_address_in_a_request_is_visited_by_the_real_engine(server: ServiceProcess, bait: Bait) -> None:
     fish(server, bait)

@@ -13,7 +13,7 @@ import pytest
 from poison import BODY, MESSAGE, RESPONSE, poisoned
 
 from callers import Line
-from launcher import API_KEY, Service
+from launcher import API_KEY, ServiceProcess
 
 CANARY = "sk-canary-5f0c9a7e1b2d"
 
@@ -73,7 +73,7 @@ class Caller:
         return b"" if answer.status == 200 else reported
 
 
-def attack(service: Service) -> Iterator[tuple[str, bytes]]:
+def attack(service: ServiceProcess) -> Iterator[tuple[str, bytes]]:
     """(what was sent, everything that came back)."""
     with contextlib.closing(Caller(service.port)) as ask:
         yield from _requests(ask)
@@ -107,7 +107,7 @@ def _requests(ask: Caller) -> Iterator[tuple[str, bytes]]:
             yield f"{body!r} to {path}", ask("POST", path, body, key)
 
 
-def _hunt(service: Service) -> None:
+def _hunt(service: ServiceProcess) -> None:
     tried = 0
     for sent, came in attack(service):
         tried += 1
@@ -121,11 +121,11 @@ def _hunt(service: Service) -> None:
         assert API_KEY not in text, f"{name} holds an API key"
 
 
-def test_a_secret_comes_out_nowhere(start: Callable[..., Service]) -> None:
+def test_a_secret_comes_out_nowhere(start: Callable[..., ServiceProcess]) -> None:
     _hunt(start(api_keys=API_KEY, log_level="debug"))
 
 
 @pytest.mark.engine
 @pytest.mark.timeout(600)
-def test_a_secret_comes_out_of_the_real_engine_nowhere(keyed: Service) -> None:
+def test_a_secret_comes_out_of_the_real_engine_nowhere(keyed: ServiceProcess) -> None:
     _hunt(keyed)

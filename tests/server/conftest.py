@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from launcher import Service
+from launcher import ServiceProcess
 
 
 @pytest.fixture(scope="module")
-def start_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Service]]:
-    """Start a service that stays for the whole file; the arguments are those of launcher.Service."""
-    begun: list[Service] = []
+def start_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., ServiceProcess]]:
+    """Start a service that stays for the whole file; the arguments are those of launcher.ServiceProcess."""
+    begun: list[ServiceProcess] = []
 
-    def start(**options: object) -> Service:
-        begun.append(Service(tmp_path_factory.mktemp("service") / "log.txt", **options))  # type: ignore[arg-type]
+    def start(**options: object) -> ServiceProcess:
+        begun.append(ServiceProcess(tmp_path_factory.mktemp("service") / "log.txt", **options))  # type: ignore[arg-type]
         return begun[-1]
 
     yield start

@@ -12,7 +12,7 @@ import pytest
 
 from callers import Line, chat, chat_body, post_bytes, stream
 from chatbot_llm.server import connection
-from launcher import Service, until
+from launcher import ServiceProcess, until
 
 MOST_BODY = 1 << 20
 HEAD = b"POST /chat HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n"
@@ -22,19 +22,19 @@ QUICK_S = 1.0
 
 
 @pytest.fixture(scope="module")
-def service(start_once: Callable[..., Service]) -> Service:
+def service(start_once: Callable[..., ServiceProcess]) -> ServiceProcess:
     return start_once(max_running=4, max_waiting=4, max_body_bytes=MOST_BODY, read_timeout_s=6).wait_ready()
 
 
 @pytest.fixture(autouse=True)
-def unharmed(service: Service) -> Iterator[None]:
+def unharmed(service: ServiceProcess) -> Iterator[None]:
     yield
     service.wait_idle(20)
     assert '"exception"' not in service.log()
 
 
 @contextlib.contextmanager
-def crowd(service: Service, data: bytes, size: int, receive_buffer: int | None = None) -> Iterator[list[Line]]:
+def crowd(service: ServiceProcess, data: bytes, size: int, receive_buffer: int | None = None) -> Iterator[list[Line]]:
     with contextlib.ExitStack() as stack:
         lines = [stack.enter_context(Line(service.port, receive_buffer=receive_buffer)) for _ in range(size)]
         for line in lines:
@@ -43,7 +43,7 @@ def crowd(service: Service, data: bytes, size: int, receive_buffer: int | None =
         yield lines
 
 
-def slowest_health(service: Service, looks: int = 5) -> float:
+def slowest_health(service: ServiceProcess, looks: int = 5) -> float:
     return sorted(service.call("GET", "/health", timeout=40).seconds for _ in range(looks))[-2]
 
 
@@ -68,13 +68,13 @@ DISPUTED = {
 
 
 @pytest.mark.parametrize("data", DISPUTED.values(), ids=list(DISPUTED))
-def test_what_parsers_could_dispute_holds_nobody_up(service: Service, data: bytes) -> None:
+def test_what_parsers_could_dispute_holds_nobody_up(service: ServiceProcess, data: bytes) -> None:
     with crowd(service, data, 64):
         assert slowest_health(service) < QUICK_S
         assert chat(service.port, 3).status == 200
 
 
-def test_a_body_in_tiny_chunks_costs_its_sender_alone(service: Service) -> None:
+def test_a_body_in_tiny_chunks_costs_its_sender_alone(service: ServiceProcess) -> None:
     calm = gaps(service)
     body = HEAD + CHUNKED + b"1\r\na\r\n" * (2 * connection.MAX_CHUNKS)
     senders = [threading.Thread(target=lambda: refused_for_chunks(service, body)) for _ in range(12)]
@@ -86,7 +86,7 @@ def test_a_body_in_tiny_chunks_costs_its_sender_alone(service: Service) -> None:
     assert during < calm + QUICK_S
 
 
-def refused_for_chunks(service: Service, body: bytes) -> None:
+def refused_for_chunks(service: ServiceProcess, body: bytes) -> None:
     with Line(service.port) as line:
         with contextlib.suppress(ConnectionError):
             line.send(body)
@@ -94,7 +94,7 @@ def refused_for_chunks(service: Service, body: bytes) -> None:
         assert answer == b"" or status(answer) == 413, answer[:200]
 
 
-def gaps(service: Service) -> float:
+def gaps(service: ServiceProcess) -> float:
     """The longest time between two events of a stream of 50 tokens, 20 ms apart."""
     longest, last = 0.0, time.monotonic()
     with Line(service.port, post_bytes(chat_body(50, stream=True, token_s=0.02))) as line:
@@ -105,20 +105,20 @@ def gaps(service: Service) -> float:
     return longest
 
 
-def test_as_many_chunks_as_are_allowed_are_taken(service: Service) -> None:
+def test_as_many_chunks_as_are_allowed_are_taken(service: ServiceProcess) -> None:
     body = json.dumps(chat_body(3)).encode().ljust(connection.MAX_CHUNKS - 1)
     chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
     with Line(service.port, HEAD + CHUNKED + chunks) as line:
         assert status(line.read_until(b"\r\n\r\n")) == 200
 
 
-def test_readers_that_take_nothing_hold_up_nobody(service: Service) -> None:
+def test_readers_that_take_nothing_hold_up_nobody(service: ServiceProcess) -> None:
     with crowd(service, b"GET /openapi.json HTTP/1.1\r\nHost: t\r\n\r\n" * 100, 60, receive_buffer=2048):
         assert slowest_health(service) < QUICK_S
         assert chat(service.port, 3).status == 200
 
 
-def test_unused_connections_give_way_before_a_begun_upload(service: Service) -> None:
+def test_unused_connections_give_way_before_a_begun_upload(service: ServiceProcess) -> None:
     request = post_bytes(chat_body(3))
     with Line(service.port, b"GET /version HTTP/1.1\r\nHost: t\r\n\r\n") as idle, Line(service.port) as upload:
         idle.read_until(b"scripted")
@@ -131,7 +131,7 @@ def test_unused_connections_give_way_before_a_begun_upload(service: Service) -> 
             assert status(idle.read_until(b"scripted")) == 200
 
 
-def test_bodies_are_bounded_together(service: Service) -> None:
+def test_bodies_are_bounded_together(service: ServiceProcess) -> None:
     half = HEAD + b"Content-Length: %d\r\n\r\n" % MOST_BODY + b" " * (MOST_BODY - 1)
     with crowd(service, half, 24) as lines:
         refused = []
@@ -145,14 +145,14 @@ def test_bodies_are_bounded_together(service: Service) -> None:
     until(lambda: chat(service.port, 3).status == 200, "the bytes are given back", 10)
 
 
-def test_the_key_is_asked_for_before_the_body_is_read(start_once: Callable[..., Service]) -> None:
+def test_the_key_is_asked_for_before_the_body_is_read(start_once: Callable[..., ServiceProcess]) -> None:
     guarded = start_once(api_keys="0123456789abcdef").wait_ready()
     with Line(guarded.port, HEAD + b"Content-Length: 500000\r\n\r\n{") as line:
         assert status(line.read_until(b"\r\n\r\n")) == 401
     guarded.wait_idle()
 
 
-def test_bytes_that_are_no_request_are_answered_after_the_answers_before_them(service: Service) -> None:
+def test_bytes_that_are_no_request_are_answered_after_the_answers_before_them(service: ServiceProcess) -> None:
     with Line(service.port, post_bytes(chat_body(30, stream=True, token_s=0.01)) + b"NONSENSE\r\n\r\n") as line:
         raw = line.read_all()
     streamed, mark, refusal = raw.partition(b"\r\n0\r\n\r\n")
@@ -160,7 +160,7 @@ def test_bytes_that_are_no_request_are_answered_after_the_answers_before_them(se
     assert status(refusal) == 400 and b"invalid_request_error" in refusal
 
 
-def test_what_is_refused_before_anybody_decides_has_its_protocols_form(service: Service) -> None:
+def test_what_is_refused_before_anybody_decides_has_its_protocols_form(service: ServiceProcess) -> None:
     head = b"POST /v1/messages HTTP/1.1\r\nHost: t\r\nx: " + b"a" * 9000 + b"\r\n\r\n"
     with Line(service.port, head) as line:
         refusal = line.read_all()
@@ -170,7 +170,7 @@ def test_what_is_refused_before_anybody_decides_has_its_protocols_form(service: 
         assert "param" in json.loads(line.read_all().partition(b"\r\n\r\n")[2])["error"]
 
 
-def test_an_answer_without_a_length_is_not_chunked_for_http_1_0(service: Service) -> None:
+def test_an_answer_without_a_length_is_not_chunked_for_http_1_0(service: ServiceProcess) -> None:
     request = post_bytes(chat_body(5, stream=True)).replace(b"HTTP/1.1", b"HTTP/1.0")
     with Line(service.port, request) as line:
         head, _, body = line.read_all().partition(b"\r\n\r\n")
@@ -178,7 +178,7 @@ def test_an_answer_without_a_length_is_not_chunked_for_http_1_0(service: Service
     assert body.startswith(b"data: {") and body.endswith(b"data: [DONE]\n\n")
 
 
-def test_trailers_are_no_headers(start_once: Callable[..., Service]) -> None:
+def test_trailers_are_no_headers(start_once: Callable[..., ServiceProcess]) -> None:
     guarded = start_once(api_keys="0123456789abcdef").wait_ready()
     body = json.dumps(chat_body(3)).encode()
     raw = HEAD + CHUNKED + b"%x\r\n%b\r\n0\r\nAuthorization: Bearer 0123456789abcdef\r\n\r\n" % (len(body), body)
@@ -186,13 +186,13 @@ def test_trailers_are_no_headers(start_once: Callable[..., Service]) -> None:
         assert status(line.read_until(b"\r\n\r\n")) == 401
 
 
-def test_a_client_that_has_shut_its_sending_side_still_gets_what_is_answered_at_once(service: Service) -> None:
+def test_a_client_that_has_shut_its_sending_side_still_gets_what_is_answered_at_once(service: ServiceProcess) -> None:
     with Line(service.port, b"GET /version HTTP/1.1\r\nHost: t\r\n\r\n" * 3) as line:
         line.socket.shutdown(1)
         assert line.read_all().count(b"HTTP/1.1 200 OK") == 3
 
 
-def test_a_half_sent_body_is_answered_when_the_service_ends(start_once: Callable[..., Service]) -> None:
+def test_a_half_sent_body_is_answered_when_the_service_ends(start_once: Callable[..., ServiceProcess]) -> None:
     ending = start_once(drain_s=30, read_timeout_s=30).wait_ready()
     with Line(ending.port, HEAD + b"Content-Length: 500\r\n\r\n{") as line:
         until(lambda: ending.call("GET", "/health").status == 200, "it is there")
@@ -201,12 +201,12 @@ def test_a_half_sent_body_is_answered_when_the_service_ends(start_once: Callable
         assert ending.wait_exit(10) == 0
 
 
-def test_requests_sent_ahead_do_not_hide_that_the_client_has_gone(service: Service) -> None:
+def test_requests_sent_ahead_do_not_hide_that_the_client_has_gone(service: ServiceProcess) -> None:
     with Line(service.port, post_bytes(chat_body(4000, token_s=0.1)) * 3):
         until(lambda: service.running() == 1, "the first runs")
     until(lambda: service.running() == 0, "its slot is free", 2)
 
 
-def test_streams_beside_all_that_are_whole(service: Service) -> None:
+def test_streams_beside_all_that_are_whole(service: ServiceProcess) -> None:
     answer = stream(service.port, 200, token_s=0.001)
     assert (len(answer.words), answer.done, answer.error) == (200, True, None)

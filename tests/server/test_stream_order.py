@@ -17,7 +17,7 @@ from collections.abc import Callable
 import pytest
 
 from callers import Later, Line, post_bytes
-from launcher import Service
+from launcher import ServiceProcess
 
 #: Streams of one run: 40, or 2,000 of the nightly run's 50,000 inputs.
 STREAMS = max(40, int(os.environ.get("FUZZ_EXAMPLES", "2000")) // 25)
@@ -26,7 +26,7 @@ CHUNK = re.compile(rb"([0-9a-f]+)\r\n")
 
 
 @pytest.fixture(scope="module")
-def service(start_once: Callable[..., Service]) -> Service:
+def service(start_once: Callable[..., ServiceProcess]) -> ServiceProcess:
     return start_once(max_running=AT_ONCE, max_waiting=AT_ONCE, read_timeout_s=60).wait_ready()
 
 
@@ -64,7 +64,7 @@ def read_oddly(line: Line, dice: random.Random) -> bytes:
     return seen
 
 
-def one_stream(service: Service, seed: int) -> None:
+def one_stream(service: ServiceProcess, seed: int) -> None:
     dice = random.Random(seed)
     words = dice.randint(1000, 4000)
     text = " ".join(f"w{number}" for number in range(words))
@@ -82,7 +82,7 @@ def one_stream(service: Service, seed: int) -> None:
     assert "".join(delta.get("content", "") for delta in deltas) == text, f"seed {seed}"
 
 
-def test_every_chunk_comes_once_in_order_and_none_behind_the_last(service: Service) -> None:
+def test_every_chunk_comes_once_in_order_and_none_behind_the_last(service: ServiceProcess) -> None:
     for first in range(0, STREAMS, AT_ONCE):
         for work in [Later(lambda seed=seed: one_stream(service, seed)) for seed in range(first, first + AT_ONCE)]:
             work.get(120)

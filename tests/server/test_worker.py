@@ -10,12 +10,12 @@ import psutil
 import pytest
 
 from callers import chat
-from launcher import Service
+from launcher import ServiceProcess
 
 
 @pytest.mark.parametrize("number", [signal.SIGTTIN, signal.SIGTTOU, signal.SIGHUP, signal.SIGUSR2, signal.SIGWINCH])
 def test_no_signal_makes_a_second_engine_or_takes_the_first(
-    start_once: Callable[..., Service], number: signal.Signals
+    start_once: Callable[..., ServiceProcess], number: signal.Signals
 ) -> None:
     service = start_once().wait_ready()
     worker = service.worker.pid

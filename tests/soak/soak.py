@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 import matplotlib
 
 from callers import Later, Line, call, chat_body, post_bytes, stream
-from launcher import Service
+from launcher import ServiceProcess
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -72,7 +72,7 @@ class Book:
                 self.odd.append(f"{self.now():.1f} s: {kind}: {outcome} {detail}"[:300])
 
 
-def one_request(service: Service, book: Book, dice: random.Random) -> None:
+def one_request(service: ServiceProcess, book: Book, dice: random.Random) -> None:
     """One request of a kind drawn by lot; its outcome goes into the book."""
     kind = dice.choices(["chat", "stream", "generate", "impatient", "leaving"], [6, 6, 3, 2, 2])[0]
     words, token_s = dice.randint(5, 60), 0.02
@@ -109,12 +109,12 @@ def one_request(service: Service, book: Book, dice: random.Random) -> None:
         time.sleep(0.3 + dice.random())
 
 
-def freeze(service: Service) -> None:
+def freeze(service: ServiceProcess) -> None:
     with service.frozen():
         time.sleep(FREEZE_S)
 
 
-def flood(service: Service) -> None:
+def flood(service: ServiceProcess) -> None:
     """Ten times the capacity at once, and nobody stays to hear the answer."""
     lines = [Line(service.port, post_bytes(chat_body(500, token_s=0.05))) for _ in range(10 * RUNNING)]
     time.sleep(0.5)
@@ -122,14 +122,14 @@ def flood(service: Service) -> None:
         line.reset()
 
 
-def hold_half(service: Service) -> None:
+def hold_half(service: ServiceProcess) -> None:
     lines = [Line(service.port, post_bytes(chat_body(5))[:-9]) for _ in range(60)]
     time.sleep(READ_TIMEOUT_S / 2)
     for line in lines:
         line.close()
 
 
-def read_nothing(service: Service) -> None:
+def read_nothing(service: ServiceProcess) -> None:
     request = post_bytes(chat_body(1500, stream=True, text="x" * 2000, burst=150, token_s=0.01))
     lines = [Line(service.port, request, receive_buffer=4096) for _ in range(3)]
     time.sleep(READ_TIMEOUT_S)
@@ -137,16 +137,16 @@ def read_nothing(service: Service) -> None:
         line.close()
 
 
-def nonsense(service: Service) -> None:
+def nonsense(service: ServiceProcess) -> None:
     for data in (b"NONSENSE\r\n\r\n", b"\x00\xff" * 500, post_bytes({"messages": 1}), b"POST /chat HTTP/1.1\r\n\r\n"):
         with Line(service.port, data):
             time.sleep(0.1)
 
 
-FAULTS: tuple[Callable[[Service], None], ...] = (flood, freeze, hold_half, read_nothing, nonsense)
+FAULTS: tuple[Callable[[ServiceProcess], None], ...] = (flood, freeze, hold_half, read_nothing, nonsense)
 
 
-def watch(service: Service, book: Book, stop: threading.Event) -> None:
+def watch(service: ServiceProcess, book: Book, stop: threading.Event) -> None:
     """Sample the process twice a second."""
     worker = service.worker
     while not stop.wait(0.5):
@@ -158,7 +158,7 @@ def watch(service: Service, book: Book, stop: threading.Event) -> None:
             book.samples.append(sample)
 
 
-def run(service: Service, seconds: float, seed: int) -> Book:
+def run(service: ServiceProcess, seconds: float, seed: int) -> Book:
     """Load and disturb `service` for `seconds`."""
     book, stop = Book(), threading.Event()
 
@@ -269,7 +269,7 @@ def main() -> int:
     log = chosen.out / "service.log"
     log.unlink(missing_ok=True)
     settings = {"max_running": RUNNING, "max_waiting": WAITING, "read_timeout_s": READ_TIMEOUT_S, "hang_s": 2}
-    service = Service(log, **settings)
+    service = ServiceProcess(log, **settings)
     try:
         service.wait_ready()
         book = run(service, chosen.minutes * 60, chosen.seed)

@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 import fake_hub
-from launcher import ROOT, Service, until
+from launcher import ROOT, ServiceProcess, until
 
 LOCK = ROOT / "code" / "requirements" / "cuda.txt"
 MODEL = "example/small"
@@ -173,7 +173,7 @@ asyncio.run(main())
 """
 
 
-class Container(Service):
+class Container(ServiceProcess):
     """One container of the image, reached like a service of this machine although it has no network.
 
     It may do nothing: no capability, no new privileges, a read-only disk but for /tmp, and `user`'s rights.

@@ -50,7 +50,7 @@ def until(condition: Callable[[], Any], what: str, limit_s: float = PATIENCE_S, 
         time.sleep(pause_s)
 
 
-class Service:
+class ServiceProcess:
     """One run of the service. `settings` are `CHATBOT_*` variables by their short names; `script` is the engine's."""
 
     def __init__(
@@ -122,11 +122,11 @@ class Service:
             return True
         return False
 
-    def wait_listening(self, limit_s: float = PATIENCE_S) -> Service:
+    def wait_listening(self, limit_s: float = PATIENCE_S) -> ServiceProcess:
         until(self.listens, "the port answers", limit_s)
         return self
 
-    def wait_ready(self, limit_s: float = PATIENCE_S) -> Service:
+    def wait_ready(self, limit_s: float = PATIENCE_S) -> ServiceProcess:
         self.wait_listening(limit_s)
         until(lambda: self.listens() and self.health()["ready"], "the engine is ready", limit_s)
         return self

@@ -27,7 +27,7 @@ from infra import ROOT
 from infra.__main__ import main
 from infra.commands import batch, smoke
 from infra.fc import template
-from launcher import Service
+from launcher import ServiceProcess
 
 #: Lines of the long run; CHANGELOG's figure is from BATCH_LINES=10000.
 LINES = int(os.environ.get("BATCH_LINES", "400"))
@@ -100,8 +100,8 @@ def _of_s_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    one = Service(tmp_path_factory.mktemp("service") / "log", max_running=10)
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    one = ServiceProcess(tmp_path_factory.mktemp("service") / "log", max_running=10)
     try:
         yield one.wait_ready()
     finally:
@@ -109,7 +109,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture
-def faults(service: Service) -> Iterator[Faults]:
+def faults(service: ServiceProcess) -> Iterator[Faults]:
     one = Faults(service.url, share=0.05)
     yield one
     one.close()
@@ -142,7 +142,7 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def test_every_line_has_its_answer_and_the_last_line_says_what_it_took(
-    service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    service: ServiceProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, target = written(tmp_path / "in", [request(at, first_s=0.05) for at in range(20)]), tmp_path / "out"
     assert main(["batch", str(source), str(target), "--url", service.url]) == 0
@@ -159,7 +159,7 @@ def test_every_line_has_its_answer_and_the_last_line_says_what_it_took(
 
 
 def test_what_is_refused_for_good_stands_there_with_its_status(
-    service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    service: ServiceProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wrong, lost = request(1), request(2)
     wrong["body"]["max_tokens"], lost["url"] = 0, "/nowhere"
@@ -183,7 +183,7 @@ def test_what_is_refused_for_good_stands_there_with_its_status(
     ["\ud800", "a\nb", "\0", "\u2028", "\U0001f600", 'quote " and \\', "x" * 100_000],
     ids=lambda one: ascii(one[:20]),
 )
-def test_any_text_is_a_custom_id(service: Service, tmp_path: Path, custom_id: str) -> None:
+def test_any_text_is_a_custom_id(service: ServiceProcess, tmp_path: Path, custom_id: str) -> None:
     source, target = written(tmp_path / "in", [{**request(1), "custom_id": custom_id}]), tmp_path / "out"
     for _ in range(2):  # the second time it is known
         assert main(["batch", str(source), str(target), "--url", service.url]) == 0
@@ -199,7 +199,7 @@ def start(source: Path, target: Path, url: str) -> subprocess.Popen[bytes]:
 
 @pytest.mark.timeout(1200)
 def test_killed_at_random_points_among_faults_it_finishes_with_each_line_once(
-    service: Service, faults: Faults, tmp_path: Path
+    service: ServiceProcess, faults: Faults, tmp_path: Path
 ) -> None:
     chance = random.Random(7)
     source, target = written(tmp_path / "in", [request(at, first_s=0.01) for at in range(LINES)]), tmp_path / "out"
@@ -230,7 +230,7 @@ def test_killed_at_random_points_among_faults_it_finishes_with_each_line_once(
 
 @pytest.mark.parametrize(("number", "broken"), [(30, 0), (5, 4), (1, 0)], ids=["the first", "the last", "alone"])
 def test_a_request_that_breaks_every_connection_ends_as_an_error_and_the_others_go_on(
-    service: Service, tmp_path: Path, number: int, broken: int
+    service: ServiceProcess, tmp_path: Path, number: int, broken: int
 ) -> None:
     class Poison(Faults):
         pass
@@ -259,7 +259,7 @@ def test_a_request_that_breaks_every_connection_ends_as_an_error_and_the_others_
 
 
 def test_it_waits_as_long_as_it_is_told_and_gives_up_when_nobody_answers(
-    service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    service: ServiceProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, target = written(tmp_path / "in", [request(1)]), tmp_path / "out"
     full = Faults(service.url, share=1.0, retry_after="1")
@@ -304,7 +304,7 @@ def test_a_wrong_file_is_told_before_anything_is_sent(
 
 
 def test_another_batchs_answers_and_a_second_writer_are_refused(
-    service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    service: ServiceProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, target = written(tmp_path / "in", [request(1)]), tmp_path / "out"
     words = ["batch", str(source), str(target), "--url", service.url]
@@ -321,7 +321,7 @@ def test_another_batchs_answers_and_a_second_writer_are_refused(
 
 
 def test_a_key_that_is_not_taken_ends_it_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    closed = Service(tmp_path / "log", api_keys="the-key-of-this-test-only")
+    closed = ServiceProcess(tmp_path / "log", api_keys="the-key-of-this-test-only")
     try:
         closed.wait_ready()
         target = tmp_path / "out"
@@ -346,7 +346,7 @@ def queued_s(answer: Answer) -> float:
     return (smoke.timing(answer.headers, "queue") or 0.0) / 1000
 
 
-def test_interactive_callers_do_not_notice(service: Service, tmp_path: Path) -> None:
+def test_interactive_callers_do_not_notice(service: ServiceProcess, tmp_path: Path) -> None:
     """About three at a time, a second each, beside a batch that runs and stops every few seconds.
 
     A caller's time is the script's and its wait for a slot, as the service tells it. The rest is the machine's.

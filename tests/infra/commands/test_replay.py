@@ -12,28 +12,28 @@ import pytest
 
 from infra.__main__ import main
 from infra.commands import replay, request_log, smoke
-from launcher import Service
+from launcher import ServiceProcess
 from log_lines import line
 from service_double import ServiceDouble
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    one = Service(tmp_path_factory.mktemp("service") / "log", script={"loop": True, "token_s": 0.002})
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    one = ServiceProcess(tmp_path_factory.mktemp("service") / "log", script={"loop": True, "token_s": 0.002})
     try:
         yield one.wait_ready()
     finally:
         one.close()
 
 
-def heard(service: Service, since: int) -> list[dict[str, Any]]:
+def heard(service: ServiceProcess, since: int) -> list[dict[str, Any]]:
     """The service's own lines, from number `since` on."""
     lines = [text for text in service.log().splitlines() if '"msg": "request"' in text]
     return [json.loads(text.split(" ", 1)[1]) | {"ended": text[:23]} for text in lines[since:]]
 
 
 def test_requests_come_again_with_their_lengths_beginnings_and_times(
-    service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    service: ServiceProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     a, b, c = "aaaaaaaa", "bbbbbbbb", "cccccccc"
@@ -63,14 +63,14 @@ def test_requests_come_again_with_their_lengths_beginnings_and_times(
     assert "TTFT p95, ms" in out and "ITL p50, ms" in out and rows
 
 
-def test_prompts_of_one_request_alone_differ(service: Service) -> None:
+def test_prompts_of_one_request_alone_differ(service: ServiceProcess) -> None:
     client = replay.Client(smoke.Deployment(service.url))
     row = {"prompt": 100, "blocks": "aaaaaaaa"}
     first, second = (client.prompt(row, number, True).split() for number in (1, 2))
     assert len(first) == len(second) == 100 and first[:64] == second[:64] and first != second
 
 
-def test_what_fails_is_told_as_what_it_was(service: Service, tmp_path: Path) -> None:
+def test_what_fails_is_told_as_what_it_was(service: ServiceProcess, tmp_path: Path) -> None:
     client = replay.Client(smoke.Deployment(service.url))
     row = {"prompt": 9000, "completion": 10, "stream": True, "route": "/chat", "blocks": None}
     text, _ = client.send(row, 1, time.monotonic())

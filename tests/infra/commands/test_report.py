@@ -24,7 +24,7 @@ from infra.__main__ import main
 from infra.commands import report, request_log
 from infra.fc import template
 from infra.fc.prices import CU_PER_REQUEST, Size
-from launcher import Service
+from launcher import ServiceProcess
 from log_lines import line
 
 T4 = Size(4, 16384, 16384, 10240)
@@ -204,7 +204,7 @@ def test_the_page_is_printed_and_written_with_its_plots(tmp_path: Path, capsys: 
 def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The log of the real service, scripted engine, under bursts of requests with pauses in between."""
     folder = tmp_path_factory.mktemp("written")
-    service = Service(folder / "log", script={"token_s": 0.02}, max_running=4, max_waiting=4)
+    service = ServiceProcess(folder / "log", script={"token_s": 0.02}, max_running=4, max_waiting=4)
     try:
         service.wait_ready()
         chance = random.Random(2)

@@ -23,7 +23,7 @@ import psutil
 
 from callers import call
 from infra.commands.replay import WORDS
-from launcher import Service
+from launcher import ServiceProcess
 
 FILE = Path(__file__).with_name("loads.log.gz")
 #: Slots as in production; loads as shares of the rate at full slots, in the order of a turn.
@@ -43,7 +43,7 @@ def body(chance: random.Random) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": words}], "stream": True, **exactly}
 
 
-def full_rate(service: Service, callers: ThreadPoolExecutor, chance: random.Random) -> float:
+def full_rate(service: ServiceProcess, callers: ThreadPoolExecutor, chance: random.Random) -> float:
     """Requests/s while all slots are taken."""
     posted = [body(chance) for _ in range(5 * SLOTS)]
     began = time.monotonic()
@@ -51,12 +51,12 @@ def full_rate(service: Service, callers: ThreadPoolExecutor, chance: random.Rand
     return (len(posted) - SLOTS) / (ends[-SLOTS] - began)  # the last ones run with fewer beside them
 
 
-def ask(service: Service, what: dict[str, Any], name: str) -> None:
+def ask(service: ServiceProcess, what: dict[str, Any], name: str) -> None:
     answer = call(service.port, "POST", "/chat", what, headers={"x-request-id": name})
     assert answer.status in (200, 429), answer.body
 
 
-def load(service: Service, callers: ThreadPoolExecutor, rate: float, chance: random.Random, name: str) -> None:
+def load(service: ServiceProcess, callers: ThreadPoolExecutor, rate: float, chance: random.Random, name: str) -> None:
     """Poisson arrivals for LOAD_S seconds; returns when all are answered."""
     began, due, sent = time.monotonic(), chance.expovariate(rate), []
     while due < LOAD_S:
@@ -67,14 +67,14 @@ def load(service: Service, callers: ThreadPoolExecutor, rate: float, chance: ran
         one.result()
 
 
-def others_s(service: Service) -> float:
+def others_s(service: ServiceProcess) -> float:
     """CPU seconds, stolen ones included, of all that is neither the service nor this, since the machine started."""
     machine = psutil.cpu_times()
     ours = [process.cpu_times() for process in (*service.tree(), psutil.Process())]
     return float(sum(machine) - machine.idle - machine.iowait - sum(one.user + one.system for one in ours))
 
 
-def quiet_s(service: Service) -> float:
+def quiet_s(service: ServiceProcess) -> float:
     """What others take of a second."""
     before = others_s(service)
     time.sleep(1)
@@ -85,7 +85,7 @@ def main() -> None:
     chance = random.Random(17)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(64) as callers:
         log = Path(folder) / "log"
-        service = Service(log, engine="vllm", max_running=SLOTS, env={"OMP_NUM_THREADS": "1"})
+        service = ServiceProcess(log, engine="vllm", max_running=SLOTS, env={"OMP_NUM_THREADS": "1"})
         try:
             service.wait_ready(300)
             with ThreadPoolExecutor(SLOTS) as few:

@@ -20,7 +20,7 @@ EFFORT = variants.Effort(repeats=1, questions=1, tokens=8, prompts=20)
 SLOW_S = 0.06
 
 
-class Service(ThreadingHTTPServer):
+class VariantsDouble(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
     flags: Sequence[str] = ()
@@ -47,7 +47,7 @@ class Service(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    server: Service
+    server: VariantsDouble
     protocol_version = "HTTP/1.0"
 
     def log_message(self, *_: object) -> None:
@@ -80,7 +80,7 @@ class Handler(BaseHTTPRequestHandler):
 class Started:
     """A target whose service is the double; `broken` values keep it from starting, as vLLM refuses a backend."""
 
-    def __init__(self, service: Service, broken: tuple[str, ...]) -> None:
+    def __init__(self, service: VariantsDouble, broken: tuple[str, ...]) -> None:
         self._service, self._broken = service, broken
 
     def __call__(self, flags: Sequence[str], environment: Mapping[str, str]) -> tuple[Started, str]:
@@ -104,8 +104,8 @@ class Started:
 
 
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    with Service() as server:
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[VariantsDouble]:
+    with VariantsDouble() as server:
         for module in (variants, smoke):
             monkeypatch.setattr(module, "time", server)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -129,7 +129,9 @@ TRIED = [
 ]
 
 
-def compared(service: Service, card: bool = True, broken: tuple[str, ...] = ()) -> tuple[dict[str, object], list[str]]:
+def compared(
+    service: VariantsDouble, card: bool = True, broken: tuple[str, ...] = ()
+) -> tuple[dict[str, object], list[str]]:
     """(outcome by name, the recommended diff)."""
     target = Started(service, broken)
     found = variants.compare(target, TRIED, card, 5, EFFORT, SHIPPED)
@@ -137,7 +139,7 @@ def compared(service: Service, card: bool = True, broken: tuple[str, ...] = ()) 
     return {each["name"]: each for each in found["variants"]}, found["recommended"]
 
 
-def test_what_wins_is_recommended_as_a_diff_of_the_profile(service: Service) -> None:
+def test_what_wins_is_recommended_as_a_diff_of_the_profile(service: VariantsDouble) -> None:
     service.pace = {"4096": 0.3}
     outcomes, diff = compared(service)
     assert [*outcomes] == ["as shipped", "good chunks", "another backend", "int8", "as shipped, again"]
@@ -149,21 +151,23 @@ def test_what_wins_is_recommended_as_a_diff_of_the_profile(service: Service) -> 
     assert service.longest == 2000, "4000 tokens, where a word is two"
 
 
-def test_winners_of_two_topics_are_tried_together(service: Service) -> None:
+def test_winners_of_two_topics_are_tried_together(service: VariantsDouble) -> None:
     service.pace = {"4096": 0.3, "int8": 0.3}
     outcomes, diff = compared(service)
     assert "together" in outcomes
     assert {'+"VLLM_MARLIN_INPUT_DTYPE": "int8",', '+"--max-num-batched-tokens": "4096",'} <= set(diff)
 
 
-def test_a_fast_variant_that_answers_garbage_is_not_recommended(service: Service) -> None:
+def test_a_fast_variant_that_answers_garbage_is_not_recommended(service: VariantsDouble) -> None:
     service.pace, service.garbage = {"int8": 0.3}, "int8"
     outcomes, diff = compared(service)
     assert outcomes["int8"]["faults"] == 20 and outcomes["int8"]["same"] == 0
     assert diff == []
 
 
-def test_what_does_not_start_has_a_reason_and_no_figure(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_does_not_start_has_a_reason_and_no_figure(
+    service: VariantsDouble, capsys: pytest.CaptureFixture[str]
+) -> None:
     outcomes, diff = compared(service, broken=("FLEX_ATTENTION",))
     refused = outcomes["another backend"]
     assert refused["fault"] == "it does not start: ValueError: no such backend on this machine"
@@ -171,12 +175,12 @@ def test_what_does_not_start_has_a_reason_and_no_figure(service: Service, capsys
     assert "the profile stays as it is" in capsys.readouterr().out and diff == []
 
 
-def test_what_only_a_card_can_run_is_not_started_without_one(service: Service) -> None:
+def test_what_only_a_card_can_run_is_not_started_without_one(service: VariantsDouble) -> None:
     outcomes, _ = compared(service, card=False)
     assert outcomes["int8"]["fault"] == "not tried: it needs Marlin's kernels, which only an NVIDIA card has"
 
 
-def test_without_the_shipped_service_there_is_nothing_to_compare_with(service: Service) -> None:
+def test_without_the_shipped_service_there_is_nothing_to_compare_with(service: VariantsDouble) -> None:
     target = Started(service, ())
     target.running = lambda: False  # type: ignore[method-assign]
     with pytest.raises(CheckFailed, match="as shipped: it does not start"):

@@ -22,7 +22,7 @@ from infra.__main__ import main
 from infra.commands import observe
 from infra.errors import Refused
 from infra.fc.sls import Sls
-from launcher import Service, until
+from launcher import ServiceProcess, until
 
 PLAN = observe.read(prices={"active": "16", "idle": "4"})
 QUERIES: dict[str, dict[str, Any]] = PLAN["queries"]
@@ -38,7 +38,7 @@ def found(db: sqlite3.Connection, name: str) -> list[dict[str, Any]]:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Four answers, one of which waited for its slot; one caller turned away; one answer cut at its deadline."""
     log = tmp_path_factory.mktemp("observe") / "log"
-    one = Service(log, max_running=1, max_waiting=1, deadline_s=4)
+    one = ServiceProcess(log, max_running=1, max_waiting=1, deadline_s=4)
     try:
         one.wait_ready()
         for stream in (False, True):
@@ -119,7 +119,7 @@ def test_tokens_starts_and_first_requests_are_counted(db: sqlite3.Connection, se
 
 @pytest.mark.process
 def test_an_instance_that_refuses_to_serve_garbage_is_seen(tmp_path: Path) -> None:
-    broken = Service(tmp_path / "log", script={"text": "!!!!!!!!"})
+    broken = ServiceProcess(tmp_path / "log", script={"text": "!!!!!!!!"})
     try:
         assert broken.wait_exit() != 0
         made = database([("c-2", broken.log())])
