@@ -31,7 +31,7 @@ def serve() -> "Iterator[Callable[..., Process]]":
 @pytest.fixture(scope="module")
 def driver() -> Iterator[Any]:
     from selenium import webdriver
-    from selenium.webdriver.chrome.service import ServiceProcess
+    from selenium.webdriver.chrome.service import Service
 
     if not (BROWSER and DRIVER):
         pytest.skip("no Chromium with chromedriver here: apt-get install chromium chromium-driver")
@@ -46,7 +46,7 @@ def driver() -> Iterator[Any]:
     ):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    made = webdriver.Chrome(options, ServiceProcess(DRIVER))
+    made = webdriver.Chrome(options, Service(DRIVER))
     yield made
     made.quit()
 

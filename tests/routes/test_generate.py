@@ -73,3 +73,18 @@ def test_what_would_be_sent_back_too_often_is_refused_with_a_way_round(app: App)
     assert (answer.status_code, answer.get_json()["error"]["param"]) == (400, "n")
     again = client.post("/v1/completions", data=raw, headers={"content-type": "application/json"})
     assert again.status_code == 200, "the way round that the refusal names"
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/completions", "/invoke"])
+@pytest.mark.parametrize(
+    "prompt", [5, [], [None], [{}], ["a", 1], [1, "a"], [[]], [[1], 2], [["a"]], [[1], [None]], [1.5]]
+)
+def test_what_is_no_prompt_is_refused_by_name(client: Client, path: str, prompt: Any) -> None:
+    answer = client.post(path, json={"prompt": prompt})
+    assert answer.status_code == 400 and answer.get_json()["error"]["param"] == "prompt"
+
+
+@pytest.mark.parametrize("prompt", ["a", ["a", "b"], [1, 2], [[1], [2, 3]]])
+def test_every_form_of_prompts_is_answered(client: Client, prompt: Any) -> None:
+    answer = client.post("/generate", json={"prompt": prompt, "max_tokens": 2})
+    assert answer.status_code == 200, answer.get_data(as_text=True)

@@ -109,6 +109,12 @@ def _own(protocol: Protocol, body: dict[str, Any], settings: Settings) -> None:
     for name in ("stream_options", "text", "reasoning", "output_config"):
         if name in body:
             fields.check(body[name], fields.INSIDE[name], name)
+    if "prompt" in body:
+        prompts = generate.each(body["prompt"])
+        texts = all(isinstance(one, str) for one in prompts)
+        tokens = all(isinstance(one, list) and one and all(type(token) is int for token in one) for one in prompts)
+        shapes = "must be a string, a list of strings, token ids, or a list of lists of token ids; no list may be empty"
+        require(prompts and (texts or tokens), "prompt", shapes)
 
 
 def _as_chat(body: dict[str, Any], settings: Settings) -> None:
