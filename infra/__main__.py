@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from infra import ROOT
-from infra.errors import InfraError
+from infra.errors import InfraError, WrongUsage
 
 #: Name -> module and what it does; the module has `arguments(parser)` and `run(args)`.
 COMMANDS = {
@@ -84,7 +84,10 @@ def main(words: Sequence[str]) -> int:
             with suppress(ImportError):  # `push` and `size` need nothing but Python: make hands them what they read
                 from dotenv import load_dotenv
 
-                load_dotenv(DOTENV)
+                try:
+                    load_dotenv(DOTENV)
+                except UnicodeDecodeError:
+                    raise WrongUsage(f"{DOTENV} is not UTF-8: save it as that") from None
         args = parse(words)
         return args.run(args) or 0
     except InfraError as error:

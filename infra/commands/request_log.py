@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -34,7 +34,6 @@ TYPES = {
     "BIGINT": ("running", "prompt_tokens", "completion_tokens", "cached_tokens"),
     "DOUBLE": ("queue_ms", "ttft_ms", "decode_ms", "card_ms", "total_ms", "start_s"),
 }
-_MOMENT = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?)?Z?")
 
 # In front of the object stands the date: 24 characters and a space. `split` takes a fifth of what `substr` takes.
 _LINES = Template("""
@@ -56,10 +55,12 @@ _LINES = Template("""
 
 
 def _moment(text: str) -> str:
-    """A moment as DuckDB reads it. Raises WrongUsage for what is no date or time."""
-    if not _MOMENT.fullmatch(text):
-        raise WrongUsage(f"{text!r}: write a day or a time (UTC) like 2027-01-31 or 2027-01-31T08:30")
-    return text.rstrip("Z").replace("T", " ")
+    """A moment as DuckDB reads it, in UTC. Raises WrongUsage for what is no date or time."""
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment.astimezone(UTC) if moment.tzinfo else moment).replace(tzinfo=None).isoformat(" ")
+    except (ValueError, OverflowError):
+        raise WrongUsage(f"{text!r}: write a day or a time (UTC) like 2027-01-31 or 2027-01-31T08:30") from None
 
 
 def _rows(answer: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:

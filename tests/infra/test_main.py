@@ -62,6 +62,14 @@ def test_a_dotenv_is_read_by_every_command_as_by_s_and_the_shell_counts(
     assert main(["wait-ready", "--qualifier", "LATEST"]) == 0
 
 
+def test_a_dotenv_that_is_no_text_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("infra.__main__.DOTENV", tmp_path / ".env")
+    (tmp_path / ".env").write_bytes(b"DEPLOY_FUNCTION=caf\xe9\n")
+    assert main(["digest"]) == 2 and "is not UTF-8" in capsys.readouterr().err
+
+
 def test_pushing_beside_a_dotenv_needs_nothing_but_python(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("DEPLOY_FUNCTION=another\n")
     code = f"import pathlib, infra.__main__ as m; m.DOTENV = pathlib.Path({str(tmp_path / '.env')!r}); "

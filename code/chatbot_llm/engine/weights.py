@@ -73,7 +73,11 @@ def bundled(cache_dir: str = "") -> Path:
     workshop = root / f".{target.name}"
     # Of processes that start side by side one converts; the others wait for it, and touch nothing that is read by then.
     with (root / f"{workshop.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("another process is unpacking the bundled model (about 20 s)")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         if _whole(target):
             return target
         shutil.rmtree(workshop, ignore_errors=True)  # of a process that was killed

@@ -172,7 +172,9 @@ def test_a_span_can_be_chosen(tmp_path: Path) -> None:
         (["/nowhere/log"], 2, "there is no /nowhere/log"),
         (["LOG", "--since", "yesterday"], 2, "write a day or a time"),
         (["LOG", "--until", "2027-01-01"], 1, "no request of the service stands in this log"),
-        (["LOG", "--since", "2027-13-41"], 1, "cannot read"),
+        (["LOG", "--since", "2027-13-41"], 2, "write a day or a time"),
+        (["LOG", "--since", "2027-02-30T08:00Z"], 2, "write a day or a time"),
+        (["LOG", "--since", "0001-01-01T00:00+08:00"], 2, "write a day or a time"),
     ],
 )
 def test_wrong_words_are_told(
