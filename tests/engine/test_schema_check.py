@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from chatbot_llm.engine import weights
-from chatbot_llm.engine.schema_check import SchemaCheck
-from chatbot_llm.engine.schema_helper import COMPILE_S
+from chatbot_llm.engine.schema_check import PATIENCE, SchemaCheck
+from chatbot_llm.engine.schema_helper import COMPILE_S, WALK_S
 from chatbot_llm.errors import BadRequest
 
 pytestmark = pytest.mark.engine
@@ -190,7 +190,8 @@ def test_a_small_schema_does_not_wait_for_hostile_ones(run: Run) -> None:
         await asyncio.gather(*attack, return_exceptions=True)
         return took
 
-    assert run(beside)[0] < 2
+    # Two rounds of two stand before it, each as long as a busy machine may take for what a trial may cost.
+    assert run(beside)[0] < 3 * (COMPILE_S + WALK_S) * PATIENCE
 
 
 def test_a_trial_ends_with_its_request_and_the_next_one_begins(run: Run) -> None:
