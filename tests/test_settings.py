@@ -117,9 +117,9 @@ def test_what_the_user_passes_wins_over_the_profile() -> None:
 
 
 def test_the_old_readme_command_keeps_its_meaning() -> None:
-    sent = ["--model", "Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "--quantization", "gptq", "--dtype", "float16"]
-    argv = profiles.arguments("t4", sent)
-    assert argv[-6:] == sent
+    given = ["--model", "Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "--quantization", "gptq", "--dtype", "float16"]
+    argv = profiles.arguments("t4", given)
+    assert argv[-6:] == given
     assert argv.count("--model") == 1 and argv.count("--dtype") == 1
 
 

@@ -22,12 +22,12 @@ def blob(content: bytes) -> str:
 
 
 class Hub(ThreadingHTTPServer):
-    """What it serves, what it was asked, and how it misbehaves."""
+    """What it serves, what it was asked for, and how it misbehaves."""
 
     daemon_threads = True
     repository: str
     files: dict[str, bytes]
-    sent: list[tuple[str, str]]  # path, Range header
+    received: list[tuple[str, str]]  # path, Range header
     served: dict[str, bytes]  # content that differs from what is listed
     cut_at: int | None = None  # close the connection at this byte, once
     hold_at: int | None = None  # send no more from this byte on, until `go_on`
@@ -41,7 +41,7 @@ class Hub(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def ranges(self, name: str = WEIGHTS) -> list[str]:
-        return [wanted for path, wanted in self.sent if path.endswith(f"cdn/{name}")]
+        return [wanted for path, wanted in self.received if path.endswith(f"cdn/{name}")]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -55,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
         path = unquote(address.path)
         query = parse_qs(address.query)
         hub = self.server
-        hub.sent.append((path, self.headers.get("Range", "")))
+        hub.received.append((path, self.headers.get("Range", "")))
         if hub.busy:
             hub.busy -= 1
             self.send_error(503)
@@ -127,7 +127,7 @@ class Handler(BaseHTTPRequestHandler):
 def hub(files: dict[str, bytes], repository: str = REPOSITORY) -> Iterator[Hub]:
     server = Hub(("127.0.0.1", 0), Handler)
     server.repository = repository
-    server.files, server.sent, server.served = dict(files), [], {}
+    server.files, server.received, server.served = dict(files), [], {}
     server.held, server.go_on = threading.Event(), threading.Event()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()

@@ -68,8 +68,8 @@ def no_engine() -> str:
         return "docker is not installed"
     if run("docker", "buildx", "version").returncode != 0:
         return "docker has no buildx, and with it no BuildKit"
-    if (sent := run("docker", "info")).returncode != 0:
-        return f"no Docker engine answers: {(sent.stderr or sent.stdout).strip().splitlines()[-1]}"
+    if (info := run("docker", "info")).returncode != 0:
+        return f"no Docker engine answers: {(info.stderr or info.stdout).strip().splitlines()[-1]}"
     if not shutil.which("nsenter") or root() is None:
         return "only root, with nsenter, reaches a container that has no network"
     return ""

@@ -74,7 +74,7 @@ def test_only_what_an_engine_reads_is_fetched(source: Hub, manifest: Path, tmp_p
 
 def test_a_second_fetch_downloads_nothing(source: Hub, manifest: Path, tmp_path: Path) -> None:
     run("fetch", "--to", tmp_path / "to", "--manifest", manifest)
-    source.sent.clear()
+    source.received.clear()
     assert run("fetch", "--to", tmp_path / "to", "--manifest", manifest) == 0
     assert source.ranges() == []
 
@@ -178,9 +178,9 @@ def test_locking_writes_every_checksum_and_then_no_list_is_asked_for(
         name: {"size": len(FILES[name]), "sha256": hashlib.sha256(FILES[name]).hexdigest()} for name in sorted(NEEDED)
     }
     assert source.ranges() == []  # the large files' checksums are the hub's record of the commit
-    source.sent.clear()
+    source.received.clear()
     assert run("fetch", "--to", tmp_path / "to", "--manifest", manifest) == 0
-    assert not [path for path, _ in source.sent if "/tree/" in path]
+    assert not [path for path, _ in source.received if "/tree/" in path]
 
 
 def test_modelscope_delivers_the_same_bytes_once_locked(source: Hub, manifest: Path, tmp_path: Path) -> None:
